@@ -1,0 +1,16 @@
+"""The engine: signal study, portfolio, metrics. Belongs here: arithmetic on arrays. Not here: files, databases."""
+
+from coin_hts_pipelines.backtest.engine import run_backtest
+from coin_hts_pipelines.backtest.request import BacktestRequest, Costs, Exits
+from coin_hts_pipelines.backtest.result import BacktestResult
+from coin_hts_pipelines.backtest.sweep import SweepResult, run_sweep
+
+__all__ = [
+    "BacktestRequest",
+    "BacktestResult",
+    "Costs",
+    "Exits",
+    "SweepResult",
+    "run_backtest",
+    "run_sweep",
+]

@@ -1,0 +1,152 @@
+"""What a strategy is: a name, a version, parameters with ranges, and a pure function from bars to signals."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from coin_hts_pipelines.errors import Cancelled, InvalidRequest
+from coin_hts_pipelines.market.candles import CandleArrays, validated_arrays
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+ParamValue = int | float | bool
+Progress = Callable[[float], None]
+IsCancelled = Callable[[], bool]
+
+# A slice between two looks at `cancelled` stays well below the half second within which a cancel must act.
+_SLICE_NANOSECONDS = 200e6
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter: its default decides the type (bool, int or float); the range is inclusive."""
+
+    name: str
+    default: ParamValue
+    low: float = 0
+    high: float = 0
+    doc: str = ""
+
+    @property
+    def accepted(self) -> str:
+        """The accepted values, for a message."""
+        if isinstance(self.default, bool):
+            return "true or false"
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}"
+
+    def check(self, strategy: str, value: object) -> ParamValue:
+        """Return the value in the parameter's type, or raise InvalidRequest."""
+        if isinstance(self.default, bool):
+            if isinstance(value, bool | np.bool_):
+                return bool(value)
+        elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number) and self.low <= number <= self.high:
+                if not isinstance(self.default, int):
+                    return number
+                if number.is_integer():
+                    return int(number)
+        raise InvalidRequest(f"{strategy}: parameter {self.name} = {value!r} is not accepted; expected {self.accepted}")
+
+
+HOLD_PERIOD = Param("hold_period_bars", 1, 1, 1000, "bars after the entry bar at which a position is sold")
+
+
+@dataclass(frozen=True)
+class Signals:
+    """BUY signals of n bars: `buy` bool (n,), `confidence` float64 (n,), 0..1, meaningful where `buy` holds."""
+
+    buy: BoolArray
+    confidence: FloatArray
+
+
+class Strategy(ABC):
+    """A long-only strategy with at most one BUY per bar.
+
+    A subclass is one file in this package: it sets `name`, `version` and `params` and writes `compute`;
+    the registry finds it by itself.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    params: ClassVar[tuple[Param, ...]]
+
+    @abstractmethod
+    def compute(
+        self, candles: CandleArrays, params: Mapping[str, Any], start: int, stop: int
+    ) -> tuple[BoolArray, FloatArray]:
+        """BUY signals and confidence of bars `start .. stop-1`, two arrays of length `stop - start`.
+
+        The signal of bar i may use bars up to and including i, also those before `start`, and none after it.
+        """
+
+    def nanoseconds_per_bar(self, params: Mapping[str, Any]) -> float:  # noqa: ARG002 - overridden where it depends
+        """Roughly what one bar costs; decides how many bars are worked between two looks at `cancelled`."""
+        return 1000.0
+
+    def all_params(self) -> tuple[Param, ...]:
+        """The strategy's own parameters and, last, the holding period every strategy has."""
+        own = tuple(p for p in self.params if p.name != HOLD_PERIOD.name)
+        hold = next((p for p in self.params if p.name == HOLD_PERIOD.name), HOLD_PERIOD)
+        return (*own, hold)
+
+    def full_params(self, params: Mapping[str, object] | None = None) -> dict[str, ParamValue]:
+        """All parameters after defaults, checked.
+
+        Raises
+        ------
+        InvalidRequest
+            For an unknown parameter or a value out of range.
+        """
+        given = dict(params or {})
+        known = {param.name: param for param in self.all_params()}
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise InvalidRequest(f"{self.name}: parameter {unknown[0]!r} is unknown; accepted: {', '.join(known)}")
+        return {name: param.check(self.name, given.get(name, param.default)) for name, param in known.items()}
+
+    def signals_of(
+        self,
+        candles: CandleArrays,
+        params: Mapping[str, ParamValue],
+        progress: Progress | None = None,
+        cancelled: IsCancelled | None = None,
+    ) -> Signals:
+        """Signals of all bars from validated candles and full parameters, worked in slices.
+
+        Raises
+        ------
+        Cancelled
+            As soon as `cancelled()` says so.
+        """
+        n = len(candles)
+        buy, confidence = np.zeros(n, dtype=np.bool_), np.zeros(n)
+        step = max(1, int(_SLICE_NANOSECONDS / self.nanoseconds_per_bar(params)))
+        for start in range(0, n, step):
+            if cancelled is not None and cancelled():
+                raise Cancelled(f"{self.name} was cancelled at bar {start} of {n}")
+            stop = min(start + step, n)
+            buy[start:stop], confidence[start:stop] = self.compute(candles, params, start, stop)
+            if progress is not None:
+                progress(stop / n)
+        return Signals(buy, confidence)
+
+    def signals(self, candles: pd.DataFrame, params: Mapping[str, object] | None = None) -> BoolArray:
+        """BUY signals of a valid candle frame: bool array of shape (n,).
+
+        Raises
+        ------
+        InvalidRequest, InvalidCandles
+            For parameters or candles that break a rule.
+        """
+        return self.signals_of(validated_arrays(candles, None), self.full_params(params)).buy
