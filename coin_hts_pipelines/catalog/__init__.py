@@ -1,0 +1,7 @@
+"""Presets and the result index in Postgres. Belongs here: SQL. Not here: files, and Dagster's own storage."""
+
+from coin_hts_pipelines.catalog.database import Database, dagster_url
+from coin_hts_pipelines.catalog.presets import Preset, PresetCatalog, builtin_presets
+from coin_hts_pipelines.catalog.result_index import ResultIndex
+
+__all__ = ["Database", "Preset", "PresetCatalog", "ResultIndex", "builtin_presets", "dagster_url"]

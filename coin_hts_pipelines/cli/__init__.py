@@ -1,0 +1,83 @@
+"""The `coin-hts` command. Belongs here: options, tables, exit codes. Not here: anything another program could need.
+
+Each noun is a file of its own and imported only when it is called: `--help` must be instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from coin_hts_pipelines.errors import CoinHtsError, InvalidCandles, InvalidRequest
+
+BAD_INPUT, FAILED_WORK, INTERRUPTED = 2, 1, 130
+
+_COMMANDS = {
+    "run": "Candles to exports in one go, then the rankings.",
+    "backtest": "Run one strategy by hand; list and show results.",
+    "data": "List, import, check and generate candles.",
+    "preset": "List, show, add and remove standing backtests.",
+    "up": "Serve the Dagster UI and its daemon.",
+    "db": "The embedded Postgres: start, stop, url.",
+    "setup": "Start and migrate Postgres, write .env.",
+    "doctor": "Say what works and what does not.",
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are modules of this package, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"coin_hts_pipelines.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="coin_hts_pipelines", prog_name="coin-hts")
+def cli() -> None:
+    """Trustworthy, fast, self-running backtests of crypto strategies on Dagster."""
+
+
+def main() -> NoReturn:
+    """Run the command: exit status 0 done, 1 failed work, 2 bad input, 130 interrupted; errors are one sentence."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        _say("interrupted")
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        _say("interrupted; its runs are canceled and nothing is half-written")
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(BAD_INPUT)
+    except (InvalidRequest, InvalidCandles) as error:
+        _say(f"error: {error}")
+        sys.exit(BAD_INPUT)
+    except CoinHtsError as error:
+        _say(f"error: {error}")
+        sys.exit(FAILED_WORK)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        _say(f"error: {error}")
+        sys.exit(FAILED_WORK)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

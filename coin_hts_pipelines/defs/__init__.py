@@ -1,0 +1,47 @@
+"""What Dagster loads. Belongs here: assets, checks, automation. Not here: arithmetic, and how a file is written."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import dagster as dg
+
+# The partition mappings and backfill policies this project is built on are still called beta.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+from coin_hts_pipelines.defs.backtests import backtests_asset  # noqa: E402
+from coin_hts_pipelines.defs.candles import candles_asset  # noqa: E402
+from coin_hts_pipelines.defs.exports import exports_asset  # noqa: E402
+from coin_hts_pipelines.defs.indicators import indicators_asset  # noqa: E402
+from coin_hts_pipelines.defs.partitioned_work import NoProgress  # noqa: E402
+from coin_hts_pipelines.defs.rankings import rankings_asset  # noqa: E402
+from coin_hts_pipelines.defs.resources import CatalogResource, export_store_resource, lake_resource  # noqa: E402
+from coin_hts_pipelines.defs.schedules import refresh_schedules  # noqa: E402
+from coin_hts_pipelines.defs.sensors import automation_sensor  # noqa: E402
+from coin_hts_pipelines.market import Timeframe  # noqa: E402
+from coin_hts_pipelines.settings import get_settings  # noqa: E402
+
+LAYERS = (candles_asset, indicators_asset, backtests_asset, rankings_asset, exports_asset)
+
+
+def build_defs(**overrides: Any) -> dg.Definitions:
+    """All definitions of the configured timeframes; `overrides` replace resources by name (tests, the command line)."""
+    settings = get_settings()
+    timeframes = [Timeframe.parse(text) for text in settings.timeframes]
+    schedules = refresh_schedules(settings)
+    return dg.Definitions(
+        assets=[layer(timeframe) for timeframe in timeframes for layer in LAYERS],
+        schedules=schedules,
+        jobs=[schedule.job for schedule in schedules],
+        sensors=[automation_sensor()],
+        resources={
+            "lake": lake_resource(settings),
+            "catalog": CatalogResource(),
+            "export_store": export_store_resource(settings),
+            "progress": NoProgress(),
+            **overrides,
+        },
+        executor=dg.in_process_executor,
+    )

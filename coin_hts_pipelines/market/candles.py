@@ -67,7 +67,8 @@ def _timestamps(column: pd.Series) -> pd.Series:
         raise InvalidCandles(f"timestamp has type {column.dtype}; expected zone-aware datetimes")
     if column.isna().any():
         raise InvalidCandles(f"timestamp is missing in {int(column.isna().sum())} rows")
-    return column.dt.tz_convert("UTC").dt.as_unit("us")
+    converted: pd.Series = column.dt.tz_convert("UTC").dt.as_unit("us")
+    return converted
 
 
 def _number_column(frame: pd.DataFrame, name: str) -> FloatArray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -10,7 +9,6 @@ from zoneinfo import ZoneInfo
 from coin_hts_pipelines.errors import InvalidRequest
 
 KST = ZoneInfo("Asia/Seoul")
-_BARE_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _FORMS = "accepted: 2025-01-31 or 2025-01-31T09:00[:00][+09:00]; without a zone it is Asia/Seoul"
 
 DateLike = str | date | datetime
@@ -24,15 +22,24 @@ class Span:
     end: datetime | None = None
 
 
+def _is_bare_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _moment(value: DateLike, *, is_end: bool) -> datetime:
     parsed: date | datetime
     if isinstance(value, str):
         text = value.strip()
         try:
-            parsed = date.fromisoformat(text) if _BARE_DATE.fullmatch(text) else datetime.fromisoformat(text)
+            # Python reads more bare dates than 2025-01-31 (20250131, 2025-W05-5); all of them are whole days.
+            parsed = date.fromisoformat(text) if _is_bare_date(text) else datetime.fromisoformat(text)
         except ValueError:
             raise InvalidRequest(f"date {value!r} cannot be read; {_FORMS}") from None
-    elif isinstance(value, date):
+    elif isinstance(value, date) and value == value:  # noqa: PLR0124 - pandas.NaT is a datetime that differs from itself
         parsed = value
     else:
         raise InvalidRequest(f"date {value!r} cannot be read; {_FORMS}")

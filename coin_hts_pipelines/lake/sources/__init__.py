@@ -1,0 +1,7 @@
+"""Where candles come from: made up, files, later exchanges. Each is a `CandleSource`."""
+
+from coin_hts_pipelines.lake.sources.base import CandleSource
+from coin_hts_pipelines.lake.sources.files import FilesSource
+from coin_hts_pipelines.lake.sources.sample import TEN_KRW_SYMBOLS, SampleSource
+
+__all__ = ["TEN_KRW_SYMBOLS", "CandleSource", "FilesSource", "SampleSource"]

@@ -1,0 +1,33 @@
+"""`coin-hts up`: the Dagster UI and daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from coin_hts_pipelines.settings import get_settings
+
+
+@click.command("up")
+@click.option("--host", help="Address to listen on.  [default: setting, 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [default: setting, 3000]")
+def command(host: str | None, port: int | None) -> None:
+    """Serve the Dagster UI and its daemon on the instance until Ctrl-C."""
+    from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
+
+    prepare()
+    settings = get_settings()
+    home = settings.path(settings.dagster_home)
+    address, number = host or settings.host, port or settings.port
+    click.echo(f"Dagster on http://{address}:{number} (Ctrl-C ends it)", err=True)
+    # A shell starts background jobs with SIGINT ignored, and `dagster dev` would then end neither by it nor cleanly.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_DFL)
+    sys.stdout.flush()
+    os.chdir(home)
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    os.execv(dagster, [dagster, "dev", "-w", "workspace.yaml", "-h", address, "-p", str(number)])  # noqa: S606

@@ -1,0 +1,105 @@
+"""Makes the instance ready for anybody: server running, catalog migrated, variables set, `.env` written."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coin_hts_pipelines.catalog import Database, dagster_url
+from coin_hts_pipelines.errors import PermanentError
+from coin_hts_pipelines.lake.atomic import write_atomically
+from coin_hts_pipelines.operations.embedded_postgres import start_server
+from coin_hts_pipelines.settings import Settings, get_settings, publish
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+_BEGIN = "# >>> written by coin-hts: how Dagster finds this instance"
+_END = "# <<< written by coin-hts"
+
+
+def postgres_dir(settings: Settings) -> Path:
+    """Data directory of the embedded server."""
+    return settings.root / "postgres"
+
+
+def database_url(settings: Settings) -> str:
+    """URL of Postgres; starts the embedded server unless the settings name another."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return start_server(postgres_dir(settings))
+
+
+def instance_variables(settings: Settings, url: str) -> dict[str, str]:
+    """Variables by which Dagster's own commands find the instance and the code."""
+    return {
+        "DAGSTER_HOME": str(settings.path(settings.dagster_home)),
+        "DAGSTER_POSTGRES_URL": dagster_url(url),
+        "DAGSTER_MODULE_NAME": "coin_hts_pipelines.definitions",
+        "DAGSTER_EVENT_BATCH_SIZE": "500",
+        "COIN_HTS_DAGSTER_STORAGE": str(settings.root / "dagster"),
+    }
+
+
+def write_env_file(path: Path, variables: dict[str, str]) -> bool:
+    """Put the variables between our two marks in `.env`, leaving every other line; false if nothing changed."""
+    old = path.read_text() if path.exists() else ""
+    before, found, rest = old.partition(_BEGIN)
+    after = rest.partition(_END)[2].lstrip("\n") if found else ""
+    before = before if before.endswith("\n") or not before else before + "\n"
+    lines = "".join(f"{name}='{value}'\n" for name, value in variables.items())
+    new = f"{before}{_BEGIN}\n{lines}{_END}\n{after}"
+    if new == old:
+        return False
+    write_atomically(path, lambda stream: stream.write(new.encode()))
+    # An external database's password stands in it.
+    path.chmod(0o600)
+    return True
+
+
+@cache
+def open_database() -> Database:
+    """Connect this process to the catalog, starting the embedded server if need be; migrations are not run."""
+    settings = get_settings()
+    return Database(
+        database_url(settings),
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_recycle=settings.database_pool_recycle,
+    )
+
+
+def prepare() -> Database:
+    """Start and migrate Postgres, set this process's variables and write `.env` beside `dagster.yaml`.
+
+    Raises
+    ------
+    TransientError
+        If Postgres cannot be started or reached.
+    PermanentError
+        If the folder cannot be written.
+    """
+    settings = get_settings()
+    database = open_database()
+    database.upgrade()
+    variables = instance_variables(settings, database.url.render_as_string(hide_password=False))
+    home = Path(variables["DAGSTER_HOME"])
+    if not (home / "dagster.yaml").is_file():
+        raise PermanentError(f"there is no dagster.yaml in {home}; run coin-hts in the checkout or set DAGSTER_HOME")
+    try:
+        Path(variables["COIN_HTS_DAGSTER_STORAGE"]).mkdir(parents=True, exist_ok=True)
+        if os.access(home, os.W_OK):
+            write_env_file(home / ".env", variables)
+    except OSError as error:
+        raise PermanentError(f"{home} cannot be prepared: {error}") from error
+    publish(**variables)
+    return database
+
+
+def open_instance() -> DagsterInstance:
+    """Dagster's instance on that Postgres; call `prepare` first."""
+    from dagster import DagsterInstance  # noqa: PLC0415 - a second, and only after the variables are set
+
+    return DagsterInstance.get()

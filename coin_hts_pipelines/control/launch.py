@@ -1,0 +1,189 @@
+"""Runs layers of the asset graph in this process, as real runs of the instance, over exactly the keys asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+from coin_hts_pipelines.control.ranges import cut_into_boxes
+from coin_hts_pipelines.defs import build_defs
+from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key, year_partitions
+from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+
+_OWNER_TAG = "coin_hts/process"
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+class Watcher(Protocol):
+    """Follows the work from outside."""
+
+    def advance(self, asset: str, keys: int) -> None:
+        """`keys` more partitions of `asset` are done."""
+
+
+@dataclass
+class LayerOutcome:
+    """What came of one layer: good keys, bad keys with their reasons, and the runs."""
+
+    good: list[str] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)
+    run_ids: list[str] = field(default_factory=list)
+
+
+class _Collector:
+    """The `progress` resource of a launched run."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.outcome = LayerOutcome()
+        self.reported = False
+
+    def advance(self, asset: str, keys: int) -> None:
+        self.watcher.advance(asset, keys)
+
+    def finished(self, asset: str, good: Collection[str], bad: Mapping[str, str]) -> None:  # noqa: ARG002
+        self.reported = True
+        self.outcome.good += good
+        self.outcome.bad.update(bad)
+
+
+def _process_token(pid: int) -> str | None:
+    """Host, process id and start time: a process id alone is used again."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        started = "unknown"
+    return f"{socket.gethostname()}/{pid}/{started}"
+
+
+def _is_dead(token: str) -> bool:
+    host, pid, _ = token.split("/")
+    return host == socket.gethostname() and _process_token(int(pid)) != token
+
+
+class Launcher:
+    """Runs assets in this process on an instance."""
+
+    def __init__(self, instance: dg.DagsterInstance, watcher: Watcher) -> None:
+        self.instance = instance
+        self.collector = _Collector(watcher)
+        self.job = build_defs(progress=self.collector).resolve_implicit_global_asset_job_def()
+
+    def register(self, dimension: str, keys: Sequence[str]) -> list[str]:
+        """Add dynamic partition keys in sorted order and return all of that dimension in stored order."""
+        known = set(self.instance.get_dynamic_partitions(dimension))
+        new = sorted(set(keys) - known)
+        if new:
+            self.instance.add_dynamic_partitions(dimension, new)
+        return list(self.instance.get_dynamic_partitions(dimension))
+
+    def reconcile(self) -> list[str]:
+        """Fail the runs that a dead process of this machine left unfinished and free their pool slots."""
+        dead = []
+        for run in self.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+            token = run.tags.get(_OWNER_TAG)
+            if token is not None and _is_dead(token):
+                self.instance.report_run_failed(run, "the process of this run ended without finishing it")
+                self.instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+                dead.append(run.run_id)
+        return dead
+
+    def run_symbol_years(self, asset: str, keys: Collection[tuple[str, int]], config: Mapping[str, Any]) -> LayerOutcome:
+        """Run an asset partitioned by symbol and year."""
+        symbols = list(self.instance.get_dynamic_partitions(SYMBOLS))
+        years = list(year_partitions().get_partition_keys())
+        wanted = [(symbol, str(year)) for symbol, year in keys]
+        return self._run_boxes(asset, wanted, symbols, years, config)
+
+    def run_preset_symbols(self, asset: str, keys: Collection[tuple[str, str]], presets: str) -> LayerOutcome:
+        """Run an asset partitioned by preset and symbol."""
+        first = list(self.instance.get_dynamic_partitions(presets))
+        second = list(self.instance.get_dynamic_partitions(SYMBOLS))
+        return self._run_boxes(asset, keys, first, second, {})
+
+    def run_presets(self, asset: str, keys: Collection[str], presets: str) -> LayerOutcome:
+        """Run an asset partitioned by preset alone."""
+        stored = list(self.instance.get_dynamic_partitions(presets))
+        total = LayerOutcome()
+        for box in cut_into_boxes([(key, "") for key in keys], stored, [""]):
+            self._run(asset, box.first[0], box.last[0], [first for first, _ in box.keys], {}, total)
+        return total
+
+    def _run_boxes(
+        self,
+        asset: str,
+        keys: Collection[tuple[str, str]],
+        first: Sequence[str],
+        second: Sequence[str],
+        config: Mapping[str, Any],
+    ) -> LayerOutcome:
+        total = LayerOutcome()
+        for box in cut_into_boxes(keys, first, second):
+            members = [join_key(*key) for key in box.keys]
+            self._run(asset, join_key(*box.first), join_key(*box.last), members, config, total)
+        return total
+
+    def _run(
+        self, asset: str, first: str, last: str, keys: Sequence[str], config: Mapping[str, Any], total: LayerOutcome
+    ) -> None:
+        run_id = str(uuid.uuid4())
+        self.collector.outcome, self.collector.reported = LayerOutcome(), False
+        with _canceled_when_interrupted(self.instance, run_id):
+            try:
+                self.job.execute_in_process(
+                    instance=self.instance,
+                    asset_selection=[dg.AssetKey(asset)],
+                    run_id=run_id,
+                    run_config={
+                        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                        **({"ops": {asset: {"config": dict(config)}}} if config else {}),
+                    },
+                    tags={
+                        RANGE_START: first,
+                        RANGE_END: last,
+                        _OWNER_TAG: _process_token(os.getpid()) or "",
+                    },
+                )
+            except Exception as error:  # whatever ends a run ends this layer's keys, not the process
+                if not self.collector.reported:
+                    logging.getLogger(__name__).debug("run %s failed", run_id, exc_info=True)
+                    cause = error.__cause__ or error
+                    self.collector.outcome.bad = dict.fromkeys(keys, str(cause) or type(cause).__name__)
+        outcome = self.collector.outcome
+        total.run_ids.append(run_id)
+        total.good += outcome.good
+        total.bad.update(outcome.bad)
+
+
+@contextmanager
+def _canceled_when_interrupted(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
+    """Turn Ctrl-C into a CANCELED run; Dagster itself would call it failed, since nobody asked it to cancel."""
+    try:
+        yield
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.status not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED):
+            instance.report_run_canceled(run, "interrupted from the keyboard")
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+        raise KeyboardInterrupt from None

@@ -1,0 +1,22 @@
+"""When a layer follows the one above it."""
+
+from __future__ import annotations
+
+from dagster import AutomationCondition
+
+Condition = AutomationCondition
+
+
+def follow_upstream() -> AutomationCondition:
+    """Run a partition when something above it was updated, or when it is new and something above it exists.
+
+    `eager()` looks at the latest year only and waits until *no* upstream partition is missing, but a symbol has no
+    candles in the years before it was listed; here every year counts, and one existing upstream partition is enough.
+    """
+    wanted = Condition.newly_missing() | Condition.any_deps_updated()
+    return (
+        wanted.since_last_handled()
+        & Condition.any_deps_match(~Condition.missing())
+        & ~Condition.any_deps_in_progress()
+        & ~Condition.in_progress()
+    ).with_label("follow_upstream")

@@ -1,0 +1,184 @@
+"""Candle assets, one per timeframe: from the source into the store, validated on the way."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from coin_hts_pipelines.defs.partitioned_work import (
+    RETRY,
+    Done,
+    Outcome,
+    Progress,
+    check_specs,
+    requested_keys,
+    work_on,
+)
+from coin_hts_pipelines.defs.partitions import group_keys, join_key, split_key, symbol_years, year_span
+from coin_hts_pipelines.defs.resources import LakeResource, open_source
+from coin_hts_pipelines.errors import Cancelled, NoCandles
+from coin_hts_pipelines.lake import CandleStore, MergeResult, is_synthetic
+from coin_hts_pipelines.lake.sources import CandleSource
+from coin_hts_pipelines.market import Span, Timeframe, count_gaps, parse_span
+from coin_hts_pipelines.market.candles import candle_arrays, find_violations
+from coin_hts_pipelines.settings import get_settings
+
+CHECKS = {
+    "schema": dg.AssetCheckSeverity.ERROR,
+    "grid": dg.AssetCheckSeverity.ERROR,
+    "gaps": dg.AssetCheckSeverity.WARN,
+    "freshness": dg.AssetCheckSeverity.WARN,
+}
+_CHECK_DOCS = {
+    "schema": "Stored candles have every column, finite numbers and prices that fit together.",
+    "grid": "Open times are strictly increasing, on the grid of the timeframe and of the file's year.",
+    "gaps": "No bar is missing between the first and the last; exchanges leave out bars without trades.",
+    "freshness": "The current year's file holds the latest closed bar.",
+}
+
+
+class CandleConfig(dg.Config):
+    """Where this run takes its candles from; what is left out comes from the settings."""
+
+    source: str | None = None
+    path: str | None = None
+    start: str | None = None
+    end: str | None = None
+
+    def open(self, store_root: Path) -> CandleSource:
+        """Open the source."""
+        settings = get_settings()
+        path = Path(self.path) if self.path else settings.source_path
+        return open_source(self.source or settings.source, path and settings.path(path), store_root)
+
+    @property
+    def span(self) -> Span:
+        """Span of the run."""
+        return parse_span(self.start, self.end)
+
+
+def _clip(span: Span, year: int) -> Span | None:
+    whole = year_span(year)
+    starts = [moment for moment in (span.start, whole.start) if moment is not None]
+    ends = [moment for moment in (span.end, whole.end) if moment is not None]
+    start, end = max(starts), min(ends)
+    return Span(start, end) if start < end else None
+
+
+def _problems(frame: pd.DataFrame, timeframe: Timeframe, year: int) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    for violation in find_violations(candle_arrays(frame), timeframe, year=year):
+        check = "grid" if violation.rule.startswith("timestamp") else "schema"
+        problems[check] = f"{problems[check]}; {violation}" if check in problems else str(violation)
+    gaps = count_gaps(frame, timeframe)
+    if gaps.missing:
+        problems["gaps"] = f"{gaps.missing} bars missing in {gaps.gaps} gaps, first {', '.join(gaps.first)}"
+    now = datetime.now(UTC)
+    latest_closed = timeframe.floor(now) - timeframe.delta
+    if year == now.year and latest_closed.year == year and frame["timestamp"].iloc[-1] < latest_closed:
+        problems["freshness"] = f"last bar {frame['timestamp'].iloc[-1]:%Y-%m-%d %H:%M}, expected {latest_closed:%Y-%m-%d %H:%M} UTC"
+    return problems
+
+
+def _merge(
+    store: CandleStore, source: CandleSource, symbol: str, timeframe: Timeframe, year: int, span: Span
+) -> MergeResult:
+    clipped = _clip(span, year)
+    if clipped is None:
+        raise NoCandles(f"{symbol} {timeframe}: {year} is outside the span asked for")
+    candles = source.fetch(symbol, timeframe, clipped)
+    if candles.empty:
+        raise NoCandles(f"source {source.name} has no {timeframe} candles of {symbol} in {year}")
+    return store.merge(symbol, timeframe, candles, source=source.name)
+
+
+def load_year(
+    store: CandleStore, source: CandleSource | None, symbol: str, timeframe: Timeframe, year: int, span: Span
+) -> tuple[Done, tuple[int, ...]]:
+    """Bring one year of one symbol into the store; `source` None checks what lies there already.
+
+    Returns the partition's metadata and the synthetic years that real candles displaced.
+    """
+    started = time.perf_counter()
+    merged = MergeResult() if source is None else _merge(store, source, symbol, timeframe, year, span)
+    frame = store.read_year(symbol, timeframe, year)
+    origin = store.source_of(symbol, timeframe) or "unknown"
+    gaps = count_gaps(frame, timeframe)
+    write = next((write for write in merged.writes if write.year == year), None)
+    metadata = {
+        "dagster/row_count": len(frame),
+        "first": dg.MetadataValue.timestamp(frame["timestamp"].iloc[0].to_pydatetime()),
+        "last": dg.MetadataValue.timestamp(frame["timestamp"].iloc[-1].to_pydatetime()),
+        "missing_bars": gaps.missing,
+        "longest_gap_bars": gaps.longest,
+        "source": origin,
+        "synthetic": is_synthetic(origin),
+        "added_rows": write.added if write else 0,
+        "changed_rows": write.changed if write else 0,
+        "candles_digest": store.digest(symbol, timeframe, year),
+        "seconds": round(time.perf_counter() - started, 4),
+        **({"note": "real candles are kept; synthetic ones are never mixed in"} if merged.kept_real else {}),
+    }
+    return Done(metadata, _problems(frame, timeframe, year)), merged.replaced_synthetic_years
+
+
+def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
+    """Candle asset of a timeframe."""
+    name = f"candles_{timeframe.value.lower()}"
+
+    @dg.multi_asset(
+        name=name,
+        specs=[
+            dg.AssetSpec(
+                name,
+                partitions_def=symbol_years(),
+                group_name=f"timeframe_{timeframe.value.lower()}",
+                kinds={"parquet", "pandas"},
+                owners=["team:data"],
+                skippable=True,
+                description=f"{timeframe} candles of one symbol and UTC year, validated and merged into "
+                "`DATA_ROOT/{symbol}/" + timeframe.value + "/{year}.parquet`. Synthetic and real candles never mix.",
+            )
+        ],
+        check_specs=check_specs(name, CHECKS, _CHECK_DOCS),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        retry_policy=RETRY,
+        pool="candle_store",
+    )
+    def candles(
+        context: dg.AssetExecutionContext,
+        config: CandleConfig,
+        lake: LakeResource,
+        progress: dg.ResourceParam[Progress],
+    ) -> Iterator[dg.AssetCheckResult]:
+        store, span = lake.candles, config.span
+        opened = config.open(lake.root)
+        # Without a folder of its own the files source means the store itself: check it where it is.
+        in_place = opened.name == "files" and getattr(opened, "path", None) == lake.root
+        source = None if in_place else opened
+        displaced: dict[str, Done] = {}
+
+        def work(symbol: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:
+            outcomes: dict[str, Outcome] = {}
+            for key in keys:
+                if cancelled():
+                    raise Cancelled(f"{symbol} was cancelled")
+                try:
+                    year = int(split_key(key)[1])
+                    outcomes[key], years = load_year(store, source, symbol, timeframe, year, span)
+                except Exception as error:  # noqa: BLE001 - one bad year is its own failure
+                    outcomes[key], years = error, ()
+                for gone in years:
+                    note = {"dagster/row_count": 0, "note": "synthetic candles removed: real ones arrived"}
+                    displaced[join_key(symbol, str(gone))] = Done(note)
+            return outcomes
+
+        keys = requested_keys(context)
+        yield from work_on(
+            context, group_keys(keys, by=0), work, progress=progress, checks=CHECKS, also=lambda: displaced
+        )
+
+    return candles

@@ -1,0 +1,48 @@
+"""What happens by the clock: candles are refreshed once a live source is configured."""
+
+import dagster as dg
+
+from coin_hts_pipelines.defs.jobs import refresh_job
+from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key
+from coin_hts_pipelines.market import Timeframe
+from coin_hts_pipelines.settings import Settings
+
+# The Upbit day turns at 09:00 KST; five minutes later its daily candle is final.
+_CRON = {Timeframe.D1: "5 9 * * *", Timeframe.H1: "2 * * * *"}
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def refresh_schedule(timeframe: Timeframe, settings: Settings) -> dg.ScheduleDefinition:
+    """Refresh the current year of all registered symbols, in one run."""
+    job = refresh_job(timeframe)
+
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=_CRON[timeframe],
+        execution_timezone="Asia/Seoul",
+        default_status=dg.DefaultScheduleStatus.RUNNING if settings.live_source else dg.DefaultScheduleStatus.STOPPED,
+        description=f"{timeframe} candles of all symbols; runs by itself once COIN_HTS_SOURCE is a live exchange.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        symbols = context.instance.get_dynamic_partitions(SYMBOLS)
+        if not symbols:
+            return dg.SkipReason("no symbols are registered; `coin-hts run` registers them")
+        at = context.scheduled_execution_time
+        # The bar that closes just after New Year still belongs to the old year.
+        years = (at - timeframe.delta).year, at.year
+        return dg.RunRequest(
+            run_key=at.isoformat(),
+            tags={
+                RANGE_START: join_key(symbols[0], str(years[0])),
+                RANGE_END: join_key(symbols[-1], str(years[1])),
+            },
+        )
+
+    return schedule
+
+
+def refresh_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """Schedules of the configured timeframes."""
+    wanted = {Timeframe.parse(text) for text in settings.timeframes}
+    return [refresh_schedule(timeframe, settings) for timeframe in _CRON if timeframe in wanted]

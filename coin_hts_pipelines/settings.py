@@ -1,0 +1,184 @@
+"""Every setting, once. Nothing else in the package reads the environment or `.env`.
+
+Each field is read from `COIN_HTS_<FIELD>` (a few older names are accepted beside it), from the process environment
+first and then from the `.env` of the project home: the working directory if it holds a `.env` or `dagster.yaml`,
+otherwise the checkout this package was installed from.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from coin_hts_pipelines.errors import InvalidRequest
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_MARKERS = (".env", "dagster.yaml")
+
+DEFAULT_SYMBOLS = (
+    "KRW-ADA", "KRW-AVAX", "KRW-BTC", "KRW-DOGE", "KRW-DOT", "KRW-ETH", "KRW-LINK", "KRW-SOL", "KRW-XLM", "KRW-XRP",
+)  # fmt: skip
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+def find_home() -> Path:
+    """Project home: relative paths and `.env` are looked up here."""
+    here = Path.cwd()
+    if any((here / marker).is_file() for marker in _MARKERS):
+        return here
+    if any((_CHECKOUT / marker).is_file() for marker in _MARKERS):
+        return _CHECKOUT
+    return here
+
+
+def _names(field: str, *older: str) -> AliasChoices:
+    return AliasChoices(f"coin_hts_{field}", *older)
+
+
+class Settings(BaseSettings):
+    """All settings of the project with their defaults; `.env.example` shows each."""
+
+    model_config = SettingsConfigDict(env_prefix="coin_hts_", extra="ignore", populate_by_name=True, frozen=True)
+
+    home: Path = Field(default_factory=find_home, description="Project home; relative paths start here.")
+    data_root: Path = Field(
+        Path("data"), validation_alias=_names("data_root", "data_root"), description="Candles, results, reports."
+    )
+    dagster_home: Path = Field(
+        Path(), validation_alias=_names("dagster_home", "dagster_home"), description="Folder of dagster.yaml."
+    )
+
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias=_names("database_url", "database_url"),
+        description="Postgres of Dagster and the catalog; empty: the embedded server under DATA_ROOT/postgres.",
+    )
+    database_pool_size: int = Field(20, ge=1, description="Connections kept open by the catalog.")
+    database_max_overflow: int = Field(40, ge=0, description="Connections beyond the pool at a peak.")
+    database_pool_recycle: int = Field(3600, ge=1, description="Seconds after which a connection is renewed.")
+
+    source: str = Field("sample", description="Where candles come from: sample (synthetic) or files.")
+    source_path: Path | None = Field(None, description="Folder of the files source; empty: DATA_ROOT itself.")
+    symbols: CommaList = Field(DEFAULT_SYMBOLS, description="Symbols of the sample source and the schedules.")
+    timeframes: CommaList = Field(("1D", "1H", "5M", "1M"), description="Timeframes that have assets.")
+    first_year: int = Field(2017, ge=2009, le=2100, description="First year partition (Upbit opened in 2017).")
+    threads: int = Field(0, ge=0, description="Threads of one run; 0: one per processor.")
+    keep_results: int = Field(3, ge=1, description="Result directories kept per preset and symbol.")
+
+    export_store: str = Field("directory", pattern="^(directory|s3)$", description="directory or s3.")
+    export_dir: Path | None = Field(None, description="Folder of the directory store; empty: DATA_ROOT/exports.")
+    s3_bucket: str | None = Field(None, validation_alias=_names("s3_bucket", "aws_bucket_name"), description="Bucket.")
+    s3_region: str = Field("us-east-1", validation_alias=_names("s3_region", "aws_region"), description="Region.")
+    s3_endpoint_url: str | None = Field(
+        None, validation_alias=_names("s3_endpoint_url", "aws_endpoint_url_s3"), description="Empty: AWS itself."
+    )
+    s3_prefix: str = Field("", description="Key prefix inside the bucket.")
+    s3_verify: bool = Field(True, description="Check the TLS certificate.")
+    s3_ca_bundle: Path | None = Field(None, description="CA bundle of a private store.")
+    s3_access_key_id: SecretStr | None = Field(
+        None, validation_alias=_names("s3_access_key_id", "aws_access_key_id"), description="Empty: boto3's own chain."
+    )
+    s3_secret_access_key: SecretStr | None = Field(
+        None, validation_alias=_names("s3_secret_access_key", "aws_secret_access_key"), description="Secret key."
+    )
+
+    host: str = Field("127.0.0.1", description="Address `make up` listens on.")
+    port: int = Field(3000, ge=1, le=65535, description="Port `make up` listens on.")
+    log_level: str = Field("INFO", description="Level of the command line's log.")
+    numba_cache_dir: Path | None = Field(None, description="Cache of compiled kernels, for read-only installations.")
+
+    @field_validator("symbols", "timeframes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator(
+        "database_url", "source_path", "export_dir", "s3_bucket", "s3_endpoint_url", "s3_access_key_id",
+        "s3_secret_access_key", "s3_ca_bundle", "numba_cache_dir", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, the environment and `.env`, in this order."""
+        return init_settings, env_settings, dotenv_settings
+
+    def path(self, value: Path) -> Path:
+        """Absolute form of a path setting."""
+        return value.expanduser() if value.expanduser().is_absolute() else (self.home / value).resolve()
+
+    @property
+    def root(self) -> Path:
+        """Absolute DATA_ROOT."""
+        return self.path(self.data_root)
+
+    @property
+    def exports(self) -> Path:
+        """Absolute folder of the directory export store."""
+        return self.path(self.export_dir) if self.export_dir else self.root / "exports"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the HTML reports."""
+        return self.root / "reports"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Postgres is the embedded server."""
+        return self.database_url is None
+
+    @property
+    def live_source(self) -> bool:
+        """Whether candles come from a live exchange, so that refreshing by the clock makes sense."""
+        return self.source.startswith("exchange")
+
+    @property
+    def worker_threads(self) -> int:
+        """Threads a run computes with."""
+        return self.threads or os.cpu_count() or 1
+
+
+@cache
+def get_settings() -> Settings:
+    """Return the settings of this process, read once.
+
+    Raises
+    ------
+    InvalidRequest
+        If a setting is out of range; the message names the variable.
+    """
+    home = find_home()
+    env_file = home / ".env"
+    try:
+        settings = Settings(_env_file=env_file if env_file.is_file() else None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        name = name if name.startswith(("COIN_HTS_", "AWS_")) else f"COIN_HTS_{name}"
+        raise InvalidRequest(f"setting {name} is not accepted: {first['msg']}") from None
+    if settings.numba_cache_dir is not None:
+        # numba reads this when it is imported, which the kernels do later than anybody asks for settings.
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(settings.path(settings.numba_cache_dir)))
+    return settings
+
+
+def publish(**variables: str) -> None:
+    """Set variables of this process for the libraries that read them (Dagster does)."""
+    os.environ.update(variables)
