@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from numba import njit
 
@@ -15,10 +15,9 @@ def kernel(function: F) -> F:
 
     No fastmath: a fused multiply-add or a reordered sum would change on which side of a tie a signal falls.
     """
-    compiled: F
     try:
-        compiled = njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:
         # Neither the installation nor the user's cache folder can be written: compile in every process.
         compiled = njit(nogil=True, error_model="numpy")(function)
-    return compiled
+    return cast("F", compiled)

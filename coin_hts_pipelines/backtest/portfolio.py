@@ -65,7 +65,7 @@ def _simulate(
     n = len(closes)
     # A position keeps every other entry off until the bar after its exit, so there are at most n // 2 + 1 trades
     # with fills at the close, and n with fills at the open (in and out on one bar).
-    most = min(np.count_nonzero(buy), n)
+    most = int(buy.sum())
     entry_bars, exit_bars = np.empty(most, np.int64), np.full(most, -1, np.int64)
     entries, exits = np.empty(most), np.full(most, np.nan)
     quantities, fees, pnls = np.empty(most), np.empty(most), np.full(most, np.nan)

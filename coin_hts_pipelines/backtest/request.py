@@ -22,7 +22,9 @@ def _number(name: str, value: object, accepted: str) -> float:
     return float(value)
 
 
-def _in_range(name: str, value: object, accepted: str, *, low: float, high: float, low_open: bool, high_open: bool) -> float:
+def _in_range(
+    name: str, value: object, accepted: str, *, low: float, high: float, low_open: bool, high_open: bool
+) -> float:
     number = _number(name, value, accepted)
     if number < low or number > high or (low_open and number == low) or (high_open and number == high):
         raise InvalidRequest(f"{name} = {value!r} is not accepted; expected {accepted}")
@@ -59,7 +61,13 @@ class Exits:
             object.__setattr__(self, "stop_loss", stop)
         if self.take_profit is not None:
             target = _in_range(
-                "take_profit", self.take_profit, "0 < take_profit <= 100", low=0, high=100, low_open=True, high_open=False
+                "take_profit",
+                self.take_profit,
+                "0 < take_profit <= 100",
+                low=0,
+                high=100,
+                low_open=True,
+                high_open=False,
             )
             object.__setattr__(self, "take_profit", target)
 

@@ -32,7 +32,9 @@ def driver_url(url: str) -> sa.URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise InvalidRequest("COIN_HTS_DATABASE_URL cannot be read; expected postgresql://user:pass@host/name") from None
+        raise InvalidRequest(
+            "COIN_HTS_DATABASE_URL cannot be read; expected postgresql://user:pass@host/name"
+        ) from None
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise InvalidRequest(f"COIN_HTS_DATABASE_URL names {parsed.drivername}; expected a postgresql:// URL")
     return parsed.set(drivername="postgresql+psycopg2")
@@ -95,7 +97,7 @@ class Database:
         with self._translated(), self.engine.connect() as connection:
             if connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": f"{SCHEMA}.alembic_version"}) is None:
                 return None
-            return connection.scalar(sa.text(f"SELECT version_num FROM {SCHEMA}.alembic_version"))  # noqa: S608
+            return str(connection.scalar(sa.text(f"SELECT version_num FROM {SCHEMA}.alembic_version")))  # noqa: S608
 
     def version(self) -> str:
         """Version of the Postgres server."""

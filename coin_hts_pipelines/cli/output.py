@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from coin_hts_pipelines.lake import is_synthetic
+
 SYNTHETIC_NOTE = "Synthetic candles: these figures say nothing about a market."
 
 
@@ -53,14 +55,21 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def number(value: Any, pattern: str = "{:,.2f}") -> str:
     """Format a number; an undefined one is a dash."""
-    return "–" if value is None or value != value else pattern.format(value)
+    return "–" if value is None or math.isnan(value) else pattern.format(value)
+
+
+def source_label(source: str | None) -> str:
+    """Name of a candle source for a person: what is made up is called so."""
+    if source is None:
+        return "–"
+    return "synthetic" if is_synthetic(source) else source
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> Table:
     """Build a table; columns named in `left` are aligned left, all others right."""
     built = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
-        built.add_column(column, justify="left" if column in left else "right", no_wrap=True)
+        built.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for row in rows:
         built.add_row(*row)
     return built
@@ -105,7 +114,9 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._finish_lines()
         self._progress.stop()

@@ -87,7 +87,7 @@ def _rankings(report: TimeframeReport) -> dict[str, pd.DataFrame]:
 
 
 def _print(reports: list[TimeframeReport], seconds: float) -> None:
-    from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, number, table  # noqa: PLC0415
+    from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, number, source_label, table  # noqa: PLC0415
     from coin_hts_pipelines.defs.rankings import report_path  # noqa: PLC0415
 
     out, settings = console(), get_settings()
@@ -103,8 +103,8 @@ def _print(reports: list[TimeframeReport], seconds: float) -> None:
             rows = [
                 [
                     str(row.rank),
-                    row.symbol,
-                    "synthetic" if row.synthetic else row.candle_source,
+                    str(row.symbol),
+                    source_label(str(row.candle_source)),
                     number(row.bars, "{:,}"),
                     number(row.study_samples, "{:,.0f}"),
                     number(row.study_win_rate, "{:.1%}"),
@@ -117,8 +117,8 @@ def _print(reports: list[TimeframeReport], seconds: float) -> None:
                 for row in ranking.itertuples()
             ]
             columns = [
-                "#", "symbol", "candles", "bars", "study samples", "study win rate", "study avg return",
-                "portfolio trades", "portfolio return", "portfolio max drawdown", "portfolio Sharpe",
+                "#", "symbol", "candles", "bars", "study\nsamples", "study\nwin rate", "study\navg return",
+                "portfolio\ntrades", "portfolio\ntotal return", "portfolio\nmax drawdown", "portfolio\nSharpe",
             ]  # fmt: skip
             out.print(table(f"\n{preset.name}", columns, rows, left=("symbol", "candles")))
         for symbol in report.kept_real:
@@ -131,11 +131,15 @@ def _print(reports: list[TimeframeReport], seconds: float) -> None:
     if synthetic:
         out.print(f"[yellow]{SYNTHETIC_NOTE}[/yellow]")
     out.print(f"\nCandles, indicators, results  {settings.root}", soft_wrap=True)
-    store = settings.exports if settings.export_store == "directory" else f"s3://{settings.s3_bucket}/{settings.s3_prefix}"
+    store = (
+        settings.exports if settings.export_store == "directory" else f"s3://{settings.s3_bucket}/{settings.s3_prefix}"
+    )
     out.print(f"Exports                       {store}", soft_wrap=True)
     for path in html:
         out.print(f"Report                        {path}", soft_wrap=True)
-    out.print(f"Done in {seconds:.1f} s. Next: `make up`, then open http://{settings.host}:{settings.port}", soft_wrap=True)
+    out.print(
+        f"Done in {seconds:.1f} s. Next: `make up`, then open http://{settings.host}:{settings.port}", soft_wrap=True
+    )
     sys.stdout.flush()
 
 

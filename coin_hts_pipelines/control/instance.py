@@ -16,6 +16,7 @@ from coin_hts_pipelines.settings import Settings, get_settings, publish
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+_STATEMENT_TIMEOUT_MS = 60_000
 _BEGIN = "# >>> written by coin-hts: how Dagster finds this instance"
 _END = "# <<< written by coin-hts"
 
@@ -102,4 +103,9 @@ def open_instance() -> DagsterInstance:
     """Dagster's instance on that Postgres; call `prepare` first."""
     from dagster import DagsterInstance  # noqa: PLC0415 - a second, and only after the variables are set
 
-    return DagsterInstance.get()
+    instance = DagsterInstance.get()
+    # Keeps connections open as the web server does; otherwise every event of a run opens one of its own.
+    instance.optimize_for_webserver(
+        statement_timeout=_STATEMENT_TIMEOUT_MS, pool_recycle=get_settings().database_pool_recycle, max_overflow=20
+    )
+    return instance

@@ -109,7 +109,9 @@ class Launcher:
                 dead.append(run.run_id)
         return dead
 
-    def run_symbol_years(self, asset: str, keys: Collection[tuple[str, int]], config: Mapping[str, Any]) -> LayerOutcome:
+    def run_symbol_years(
+        self, asset: str, keys: Collection[tuple[str, int]], config: Mapping[str, Any]
+    ) -> LayerOutcome:
         """Run an asset partitioned by symbol and year."""
         symbols = list(self.instance.get_dynamic_partitions(SYMBOLS))
         years = list(year_partitions().get_partition_keys())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dagster import AutomationCondition
 
 Condition = AutomationCondition
 
 
-def follow_upstream() -> AutomationCondition:
+def follow_upstream() -> AutomationCondition[Any]:
     """Run a partition when something above it was updated, or when it is new and something above it exists.
 
     `eager()` looks at the latest year only and waits until *no* upstream partition is missing, but a symbol has no

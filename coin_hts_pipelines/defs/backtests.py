@@ -47,7 +47,9 @@ def accounting_problem(result: BacktestResult) -> str | None:
     return f"final equity {final:.4f}, but cash and trades give {expected:.4f}"
 
 
-def backtest_one(lake: LakeResource, preset: Preset, symbol: str, cancelled: Callable[[], bool]) -> tuple[SavedResult, BacktestResult]:
+def backtest_one(
+    lake: LakeResource, preset: Preset, symbol: str, cancelled: Callable[[], bool]
+) -> tuple[SavedResult, BacktestResult]:
     """Run a preset on a symbol and save the result."""
     started = datetime.now(UTC)
     store = lake.candles
@@ -133,7 +135,7 @@ def backtests_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
             for key in keys_of_symbol:
                 try:
                     saved, result = backtest_one(lake, presets.get(split_key(key)[0]), symbol, cancelled)
-                except Exception as error:  # noqa: BLE001 - one bad backtest is its own failure
+                except Exception as error:
                     outcomes[key] = error
                     continue
                 problem = accounting_problem(result)
@@ -146,8 +148,6 @@ def backtests_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
             saved = [saved_results[key] for key in good]
             ResultIndex(catalog.database).add([(one.folder, one.manifest) for one in saved])
 
-        yield from work_on(
-            context, group_keys(keys, by=1), work, progress=progress, checks=CHECKS, finish=index
-        )
+        yield from work_on(context, group_keys(keys, by=1), work, progress=progress, checks=CHECKS, finish=index)
 
     return backtests

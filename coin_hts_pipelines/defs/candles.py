@@ -21,7 +21,7 @@ from coin_hts_pipelines.defs.partitions import group_keys, join_key, split_key, 
 from coin_hts_pipelines.defs.resources import LakeResource, open_source
 from coin_hts_pipelines.errors import Cancelled, NoCandles
 from coin_hts_pipelines.lake import CandleStore, MergeResult, is_synthetic
-from coin_hts_pipelines.lake.sources import CandleSource
+from coin_hts_pipelines.lake.sources import CandleSource, StoredSource
 from coin_hts_pipelines.market import Span, Timeframe, count_gaps, parse_span
 from coin_hts_pipelines.market.candles import candle_arrays, find_violations
 from coin_hts_pipelines.settings import get_settings
@@ -79,7 +79,9 @@ def _problems(frame: pd.DataFrame, timeframe: Timeframe, year: int) -> dict[str,
     now = datetime.now(UTC)
     latest_closed = timeframe.floor(now) - timeframe.delta
     if year == now.year and latest_closed.year == year and frame["timestamp"].iloc[-1] < latest_closed:
-        problems["freshness"] = f"last bar {frame['timestamp'].iloc[-1]:%Y-%m-%d %H:%M}, expected {latest_closed:%Y-%m-%d %H:%M} UTC"
+        problems["freshness"] = (
+            f"last bar {frame['timestamp'].iloc[-1]:%Y-%m-%d %H:%M}, expected {latest_closed:%Y-%m-%d %H:%M} UTC"
+        )
     return problems
 
 
@@ -156,9 +158,7 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         store, span = lake.candles, config.span
         opened = config.open(lake.root)
-        # Without a folder of its own the files source means the store itself: check it where it is.
-        in_place = opened.name == "files" and getattr(opened, "path", None) == lake.root
-        source = None if in_place else opened
+        source = None if isinstance(opened, StoredSource) else opened
         displaced: dict[str, Done] = {}
 
         def work(symbol: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:
@@ -169,7 +169,7 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                 try:
                     year = int(split_key(key)[1])
                     outcomes[key], years = load_year(store, source, symbol, timeframe, year, span)
-                except Exception as error:  # noqa: BLE001 - one bad year is its own failure
+                except Exception as error:
                     outcomes[key], years = error, ()
                 for gone in years:
                     note = {"dagster/row_count": 0, "note": "synthetic candles removed: real ones arrived"}

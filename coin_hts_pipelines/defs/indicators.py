@@ -40,7 +40,8 @@ def _warm_up(frame: pd.DataFrame, bars_before: int) -> str | None:
         expected = np.arange(len(frame)) + bars_before < first
         wrong = frame[column].isna().to_numpy() != expected
         if wrong.any():
-            return f"{column}: {int(wrong.sum())} rows are missing or filled against the rule, first row {int(wrong.argmax())}"
+            count, where = int(wrong.sum()), int(wrong.argmax())
+            return f"{column}: {count} rows are missing or filled against the rule, first row {where}"
     return None
 
 
@@ -138,12 +139,10 @@ def indicators_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                     raise Cancelled(f"{symbol} was cancelled")
                 try:
                     outcomes[key] = compute_year(candles, store, symbol, timeframe, int(split_key(key)[1]))
-                except Exception as error:  # noqa: BLE001 - one bad year is its own failure
+                except Exception as error:
                     outcomes[key] = error
             return outcomes
 
-        yield from work_on(
-            context, group_keys(requested_keys(context), by=0), work, progress=progress, checks=CHECKS
-        )
+        yield from work_on(context, group_keys(requested_keys(context), by=0), work, progress=progress, checks=CHECKS)
 
     return indicators

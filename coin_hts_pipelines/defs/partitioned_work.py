@@ -189,6 +189,8 @@ def describe(error: Exception) -> str:
     return str(error) if isinstance(error, CoinHtsError) else f"{type(error).__name__}: {error}"
 
 
-def check_specs(asset: str, checks: Mapping[str, dg.AssetCheckSeverity], docs: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+def check_specs(
+    asset: str, checks: Mapping[str, dg.AssetCheckSeverity], docs: Mapping[str, str]
+) -> list[dg.AssetCheckSpec]:
     """Specs of the checks an asset yields from its own body."""
     return [dg.AssetCheckSpec(name, asset=asset, description=docs[name]) for name in checks]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import pandas as pd
 
 from coin_hts_pipelines.catalog import Preset, PresetCatalog
 from coin_hts_pipelines.defs.automation import follow_upstream
@@ -101,12 +102,13 @@ def rank_preset(lake: LakeResource, preset: Preset, cancelled: Callable[[], bool
     )
 
 
-def _markdown(frame: object) -> str:
-    rows = [list(map(str, frame.columns))]  # type: ignore[attr-defined]
-    for row in frame.itertuples(index=False):  # type: ignore[attr-defined]
-        rows.append([f"{cell:,.4f}" if isinstance(cell, float) else str(cell) for cell in row])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+def _markdown(frame: pd.DataFrame) -> str:
+    head = [str(name) for name in frame.columns]
+    rows = [
+        [f"{cell:,.4f}" if isinstance(cell, float) else str(cell) for cell in row]
+        for row in frame.itertuples(index=False)
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def rankings_asset(timeframe: Timeframe) -> dg.AssetsDefinition:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dagster import ConfigurableResource
 from dagster_aws.s3 import S3Resource
@@ -10,13 +11,13 @@ from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.errors import InvalidRequest
 from coin_hts_pipelines.lake import CandleStore, IndicatorStore
-from coin_hts_pipelines.lake.sources import CandleSource, FilesSource, SampleSource
+from coin_hts_pipelines.lake.sources import CandleSource, FilesSource, SampleSource, StoredSource
 from coin_hts_pipelines.results import ResultStore
 from coin_hts_pipelines.settings import Settings, get_settings, publish
 from coin_hts_pipelines.storage import DirectoryStore, ObjectStore, S3Store
 
 
-class LakeResource(ConfigurableResource):
+class LakeResource(ConfigurableResource[Any]):
     """Candles, indicator frames and results under one DATA_ROOT."""
 
     data_root: str
@@ -43,7 +44,7 @@ class LakeResource(ConfigurableResource):
         return ResultStore(self.root, keep=self.keep_results)
 
 
-class CatalogResource(ConfigurableResource):
+class CatalogResource(ConfigurableResource[Any]):
     """The catalog in Postgres; the connection comes from the settings, so that no password stands in the UI."""
 
     @property
@@ -52,7 +53,7 @@ class CatalogResource(ConfigurableResource):
         return open_database()
 
 
-class ExportStoreResource(ConfigurableResource):
+class ExportStoreResource(ConfigurableResource[Any]):
     """Where results are exported to: a directory or an S3-compatible bucket; credentials come from the settings."""
 
     kind: str
@@ -102,7 +103,7 @@ def export_store_resource(settings: Settings) -> ExportStoreResource:
 
 
 def open_source(name: str, path: Path | None, store_root: Path) -> CandleSource:
-    """Candle source by its name in the settings.
+    """Candle source by its name in the settings; `files` without a folder of its own is the store itself.
 
     Raises
     ------
@@ -112,5 +113,7 @@ def open_source(name: str, path: Path | None, store_root: Path) -> CandleSource:
     if name == "sample":
         return SampleSource(now=datetime.now(UTC))
     if name == "files":
-        return FilesSource(path or store_root)
+        if path is None or path.resolve() == store_root.resolve():
+            return StoredSource(CandleStore(store_root))
+        return FilesSource(path)
     raise InvalidRequest(f"source {name!r} is unknown; accepted: sample, files")

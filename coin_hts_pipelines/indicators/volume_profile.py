@@ -110,12 +110,12 @@ def zone_resistance(
     InvalidRequest
         If the lengths differ or an argument is out of range.
     """
-    arrays = [np.ascontiguousarray(x, dtype=np.float64) for x in (high, low, volume)]
-    if any(a.ndim != 1 or len(a) != len(arrays[0]) for a in arrays):
+    tops, bottoms, volumes = (np.ascontiguousarray(x, dtype=np.float64) for x in (high, low, volume))
+    if any(a.ndim != 1 or len(a) != len(tops) for a in (tops, bottoms, volumes)):
         raise InvalidRequest("high, low and volume must be one-dimensional and of one length")
     if window < 1 or num_bins < 1 or not 0 < top_percentile <= 1:
         raise InvalidRequest(
             f"window {window}, num_bins {num_bins}, top_percentile {top_percentile}: "
             "expected window >= 1, num_bins >= 1, 0 < top_percentile <= 1"
         )
-    return resistance_slice(*arrays, int(window), int(num_bins), float(top_percentile), 0, len(arrays[0]))
+    return resistance_slice(tops, bottoms, volumes, int(window), int(num_bins), float(top_percentile), 0, len(tops))

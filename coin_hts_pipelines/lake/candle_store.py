@@ -221,21 +221,27 @@ class CandleStore:
 
     def _read(self, symbol: str, timeframe: Timeframe, years: list[int], span: Span) -> pd.DataFrame:
         """Read years as one frame that never mixes real and synthetic candles, even while a merge replaces them."""
+        if not years:
+            return empty_candles()
+        present = years
         for _ in range(_ATTEMPTS):
             frames, synthetic = [], set()
             try:
-                for year in years:
+                for year in present:
                     table, metadata = self.files.read(symbol, timeframe, year, COLUMNS)
                     synthetic.add(is_synthetic(metadata.get("source", UNKNOWN_SOURCE)))
                     frames.append(candles_in(table, self.files.path(symbol, timeframe, year), timeframe, year, span))
-            except FileNotFoundError:
-                synthetic.clear()
-            else:
-                if len(synthetic) < 2:
+                if len(synthetic) == 1:
                     return _concatenated(frames)
+            except FileNotFoundError:
+                pass
             time.sleep(_PAUSE_SECONDS)
             stored = self.files.years(symbol, timeframe)
-            years = [year for year in years if year in stored]
+            present = [year for year in years if year in stored]
+        if not present:
+            raise NoCandles(
+                f"the {timeframe} candles of {symbol} in {_listed(years)} were removed while they were read"
+            )
         raise TransientError(
             f"real and sample years of {timeframe} candles of {symbol} stand side by side: a merge is replacing them, "
             "or files were copied in by hand; try again, or remove the sample years"

@@ -1,0 +1,1 @@
+"""Keeping the house running: the embedded server, health. Not here: anything that knows Dagster."""

@@ -9,6 +9,7 @@ Backtests run by hand live under the preset name `manual`.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import platform
 import secrets
@@ -57,7 +58,7 @@ def figures_of(result: BacktestResult) -> dict[str, float | int | None]:
     """Study (as `study_*`) and metrics in one flat dict; NaN becomes None."""
     flat = {**{f"study_{name}": value for name, value in result.study.items()}, **result.metrics}
     flat["final_equity"] = float(result.portfolio.equity[-1])
-    return {name: None if value != value else value for name, value in flat.items()}
+    return {name: None if math.isnan(value) else value for name, value in flat.items()}
 
 
 def _versions() -> dict[str, str]:

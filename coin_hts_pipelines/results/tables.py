@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from coin_hts_pipelines.lake.atomic import write_atomically
 
-_TIME = pa.timestamp("us", tz="UTC")
+_TIME: pa.DataType = pa.timestamp("us", tz="UTC")
 
 SIGNALS = pa.schema(
     [

@@ -100,9 +100,10 @@ def read_times(column: pd.Series, name: object) -> pd.Series:
             f"{_TIME_FORMS}"
         )
     try:
-        return pd.to_datetime(text, utc=True, format="ISO8601").dt.as_unit("us")
+        iso = text.str.replace(r"\s?UTC$", "Z", regex=True, case=False)
+        return pd.to_datetime(iso, utc=True, format="ISO8601").dt.as_unit("us")
     except ValueError as error:
-        raise InvalidCandles(f"times in column {name!r} cannot be read: {error}") from error
+        raise InvalidCandles(f"times in column {name!r} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _from_epoch(column: pd.Series, name: object) -> pd.Series:
@@ -124,9 +125,11 @@ def candle_columns(frame: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     InvalidCandles
-        There are no open times, or they cannot be read for certain.
+        There are no rows or open times, or they cannot be read for certain.
     """
     name = time_column(frame.columns)
+    if len(frame) == 0:
+        raise InvalidCandles("candles are empty; at least one bar is needed")
     known = {_plain(column): column for column in frame.columns}
     picked = {"timestamp": read_times(frame[name], name)}
     for target, aliases in _ALIASES.items():

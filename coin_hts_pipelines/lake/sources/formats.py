@@ -99,12 +99,12 @@ def identify_json(path: Path) -> tuple[str, Timeframe]:
         It is damaged, an error answer, empty, or not of one market and timeframe.
     """
     with _reading(path):
-        kinds = {(item.get("market"), _upbit_timeframe(item)) for item in _upbit_items(path)}
+        kinds = {(str(item.get("market")), _upbit_timeframe(item)) for item in _upbit_items(path)}
         if len(kinds) > 1:
             raise InvalidCandles("candles of several markets or timeframes in one file; split it")
         market, timeframe = kinds.pop()
-        if not isinstance(market, str) or timeframe is None:
-            raise InvalidCandles("not Upbit candles: the market or the unit is missing or unknown")
+        if timeframe is None:
+            raise InvalidCandles("not Upbit candles: the unit is missing or unknown")
         try:
             return normalize_symbol(market), timeframe
         except InvalidRequest as error:
@@ -113,10 +113,7 @@ def identify_json(path: Path) -> tuple[str, Timeframe]:
 
 def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
     try:
-        # The default float parser may be off in the last digit.
-        frame: pd.DataFrame = pd.read_csv(
-            path, encoding="utf-8-sig", index_col=False, low_memory=False, float_precision="round_trip", **options
-        )
+        frame: pd.DataFrame = pd.read_csv(path, encoding="utf-8-sig", index_col=False, low_memory=False, **options)
         return frame
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InvalidCandles(f"cannot be read as CSV in UTF-8 ({str(error).strip()})") from error
@@ -130,8 +127,8 @@ def _parquet_times(path: Path) -> pd.Series:
     groups = [parquet.metadata.row_group(i).column(column) for i in range(parquet.num_row_groups)]
     flat = all(group.path_in_schema == name for group in groups)
     statistics = [group.statistics for group in groups if group.statistics is not None]
-    complete = len(statistics) == len(groups) and all(s.has_min_max for s in statistics)
-    if flat and complete and not pa.types.is_string(kind):
+    complete = len(statistics) == len(groups) and all(s.has_min_max and s.null_count == 0 for s in statistics)
+    if flat and complete and (pa.types.is_timestamp(kind) or pa.types.is_integer(kind)):
         ends = [end for s in statistics for end in (s.min, s.max)]
         return read_times(pa.array(ends, kind).to_pandas(), name)
     return read_times(parquet.read(columns=[name]).to_pandas(ignore_metadata=True)[name], name)
