@@ -1,8 +1,8 @@
 """Every setting, once. Nothing else in the package reads the environment or `.env`.
 
-Each field is read from `COIN_HTS_<FIELD>` (a few older names are accepted beside it), from the process environment
-first and then from the `.env` of the project home: the working directory if it holds a `.env` or `dagster.yaml`,
-otherwise the checkout this package was installed from.
+Each field is read from `COIN_HTS_<FIELD>`, from the process environment first and then from the `.env` of the project
+home: the working directory if it holds a `.env` or `dagster.yaml`, otherwise the checkout this package was installed
+from. A few older names are accepted where the field's own name stands in neither. An empty value is as good as none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def _names(field: str, *older: str) -> AliasChoices:
 class Settings(BaseSettings):
     """All settings of the project with their defaults; `.env.example` shows each."""
 
-    model_config = SettingsConfigDict(env_prefix="coin_hts_", extra="ignore", populate_by_name=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="coin_hts_", env_ignore_empty=True, extra="ignore", populate_by_name=True, frozen=True
+    )
 
     home: Path = Field(default_factory=find_home, description="Project home; relative paths start here.")
     data_root: Path = Field(
@@ -99,14 +101,6 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
-
-    @field_validator(
-        "database_url", "source_path", "export_dir", "s3_bucket", "s3_endpoint_url", "s3_access_key_id",
-        "s3_secret_access_key", "s3_ca_bundle", "numba_cache_dir", mode="before",
-    )  # fmt: skip
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
 
     @classmethod
     def settings_customise_sources(

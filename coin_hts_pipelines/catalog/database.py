@@ -31,7 +31,7 @@ def driver_url(url: str) -> sa.URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise InvalidRequest(
             "COIN_HTS_DATABASE_URL cannot be read; expected postgresql://user:pass@host/name"
         ) from None

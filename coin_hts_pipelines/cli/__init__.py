@@ -75,7 +75,8 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        _say(f"error: {error}")
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {place}{error.strerror or error}")
         sys.exit(FAILED_WORK)
 
 

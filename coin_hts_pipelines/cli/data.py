@@ -114,7 +114,7 @@ def import_(path: Path, symbol: str | None, timeframe: str | None, as_json: bool
                 highlight=False,
             )
         for text in refused:
-            out.print(f"refused  {text}", style="red", markup=False, soft_wrap=True)
+            click.secho(f"refused: {text}", fg="red", err=True)
     return 2 if refused else 0
 
 

@@ -29,7 +29,7 @@ def command(as_json: bool) -> int:
         return export_store_resource(settings).open()
 
     findings = examine(settings, open_database, open_store)
-    if next(f for f in findings if f.name == "postgres").state != "fail":
+    if next(f for f in findings if f.name == "postgres").state == "ok":
         from coin_hts_pipelines.control.health import check_instance  # noqa: PLC0415
 
         publish(**instance_variables(settings, open_database().url.render_as_string(hide_password=False)))

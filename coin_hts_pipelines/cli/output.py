@@ -25,7 +25,7 @@ SYNTHETIC_NOTE = "Synthetic candles: these figures say nothing about a market."
 
 def console() -> Console:
     """Console on standard output; wide enough for the tables when nobody looks at a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def _plain(value: Any) -> Any:
@@ -69,7 +69,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     """Build a table; columns named in `left` are aligned left, all others right."""
     built = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
-        built.add_column(column, justify="left" if column in left else "right", overflow="fold")
+        # An id that is cut in two cannot be copied.
+        whole = column == "id"
+        built.add_column(column, justify="left" if column in left else "right", overflow="fold", no_wrap=whole)
     for row in rows:
         built.add_row(*row)
     return built
@@ -103,7 +105,9 @@ class Bar:
         """Move the bar of a layer."""
         if asset in self._tasks:
             self._progress.advance(self._tasks[asset], keys)
-            self._counts[asset][0] += keys
+            # A retry works on its partitions again.
+            done, total = self._counts[asset]
+            self._counts[asset][0] = min(done + keys, total)
 
     def _finish_lines(self) -> None:
         if not self._console.is_terminal and self._counts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 
 import click
 
@@ -29,5 +28,6 @@ def command(host: str | None, port: int | None) -> None:
         signal.signal(name, signal.SIG_DFL)
     sys.stdout.flush()
     os.chdir(home)
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    os.execv(dagster, [dagster, "dev", "-w", "workspace.yaml", "-h", address, "-p", str(number)])  # noqa: S606
+    # -W: `dagster dev` recommends `dg dev` at every start.
+    argv = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", "workspace.yaml"]
+    os.execv(sys.executable, [*argv, "-h", address, "-p", str(number)])  # noqa: S606

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 _STATEMENT_TIMEOUT_MS = 60_000
+MODULE = "coin_hts_pipelines.definitions"
 _BEGIN = "# >>> written by coin-hts: how Dagster finds this instance"
 _END = "# <<< written by coin-hts"
 
@@ -38,8 +39,11 @@ def instance_variables(settings: Settings, url: str) -> dict[str, str]:
     return {
         "DAGSTER_HOME": str(settings.path(settings.dagster_home)),
         "DAGSTER_POSTGRES_URL": dagster_url(url),
-        "DAGSTER_MODULE_NAME": "coin_hts_pipelines.definitions",
         "DAGSTER_EVENT_BATCH_SIZE": "500",
+        # Read only when the file is sourced: Dagster parses its options before it loads `.env`. The general
+        # DAGSTER_MODULE_NAME would make `dagster dev` refuse its own workspace argument.
+        "DAGSTER_CLI_ASSET_LIST_MODULE_NAME": MODULE,
+        "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME": MODULE,
         "COIN_HTS_DAGSTER_STORAGE": str(settings.root / "dagster"),
     }
 

@@ -19,6 +19,7 @@ from coin_hts_pipelines.control.ranges import cut_into_boxes
 from coin_hts_pipelines.defs import build_defs
 from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key, year_partitions
 from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.errors import CoinHtsError
 
 _OWNER_TAG = "coin_hts/process"
 _UNFINISHED = [
@@ -170,12 +171,20 @@ class Launcher:
             except Exception as error:  # whatever ends a run ends this layer's keys, not the process
                 if not self.collector.reported:
                     logging.getLogger(__name__).debug("run %s failed", run_id, exc_info=True)
-                    cause = error.__cause__ or error
-                    self.collector.outcome.bad = dict.fromkeys(keys, str(cause) or type(cause).__name__)
+                    self.collector.outcome.bad = dict.fromkeys(keys, _reason(error))
         outcome = self.collector.outcome
         total.run_ids.append(run_id)
         total.good += outcome.good
         total.bad.update(outcome.bad)
+
+
+def _reason(error: BaseException) -> str:
+    """First line of our own error behind what Dagster raised, or of the root cause."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    best = next((one for one in chain if isinstance(one, CoinHtsError | dg.Failure)), chain[-1])
+    return next(iter(str(best).strip().splitlines()), type(best).__name__)
 
 
 @contextmanager

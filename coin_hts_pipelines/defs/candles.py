@@ -14,6 +14,7 @@ from coin_hts_pipelines.defs.partitioned_work import (
     Outcome,
     Progress,
     check_specs,
+    never_retried,
     requested_keys,
     work_on,
 )
@@ -156,8 +157,9 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         lake: LakeResource,
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.AssetCheckResult]:
-        store, span = lake.candles, config.span
-        opened = config.open(lake.root)
+        store = lake.candles
+        with never_retried():
+            span, opened = config.span, config.open(lake.root)
         source = None if isinstance(opened, StoredSource) else opened
         displaced: dict[str, Done] = {}
 

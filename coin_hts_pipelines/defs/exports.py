@@ -7,7 +7,15 @@ from pathlib import Path
 import dagster as dg
 
 from coin_hts_pipelines.defs.automation import follow_upstream
-from coin_hts_pipelines.defs.partitioned_work import RETRY, Done, Outcome, Progress, requested_keys, work_on
+from coin_hts_pipelines.defs.partitioned_work import (
+    RETRY,
+    Done,
+    Outcome,
+    Progress,
+    never_retried,
+    requested_keys,
+    work_on,
+)
 from coin_hts_pipelines.defs.partitions import preset_symbols, split_key
 from coin_hts_pipelines.defs.resources import ExportStoreResource, LakeResource
 from coin_hts_pipelines.errors import Cancelled, NoCandles
@@ -96,7 +104,8 @@ def exports_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         export_store: ExportStoreResource,
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.AssetCheckResult]:
-        store = export_store.open()
+        with never_retried():
+            store = export_store.open()
         results = lake.results
 
         def work(key: str, _: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:

@@ -8,6 +8,7 @@ its own; then, if any is bad, the step fails naming the bad ones. Good ones flow
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import dagster as dg
 from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 
 from coin_hts_pipelines.defs.partitions import split_key
-from coin_hts_pipelines.errors import CoinHtsError, TransientError
+from coin_hts_pipelines.errors import CoinHtsError, PermanentError, TransientError
 from coin_hts_pipelines.parallel import run_parallel
 from coin_hts_pipelines.settings import get_settings
 
@@ -69,6 +70,15 @@ def requested_keys(context: dg.AssetExecutionContext) -> list[str]:
             allow_retries=False,
         )
     return keys
+
+
+@contextmanager
+def never_retried() -> Iterator[None]:
+    """Fail the step at once for an error that no retry mends; the retry policy would try anything else again."""
+    try:
+        yield
+    except PermanentError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def work_on(

@@ -13,7 +13,7 @@ from coin_hts_pipelines.defs.automation import follow_upstream
 from coin_hts_pipelines.defs.partitioned_work import RETRY, Done, Outcome, Progress, requested_keys, work_on
 from coin_hts_pipelines.defs.partitions import preset_partitions
 from coin_hts_pipelines.defs.resources import CatalogResource, LakeResource
-from coin_hts_pipelines.errors import Cancelled, NoCandles
+from coin_hts_pipelines.errors import Cancelled, IntegrityError, InvalidCandles, NoCandles, PermanentError
 from coin_hts_pipelines.lake import write_atomically
 from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.reports import SymbolSection, TearSheet, render_tear_sheet
@@ -35,11 +35,14 @@ def _section(lake: LakeResource, preset: Preset, symbol: str, stored: StoredResu
     figures = {name: float("nan") if value is None else value for name, value in stored.manifest.figures.items()}
     study = {name.removeprefix("study_"): value for name, value in figures.items() if name.startswith("study_")}
     candles = lake.candles.load(symbol, preset.timeframe, stored.manifest.span_start, None)
+    candles = candles[candles["timestamp"] <= stored.manifest.span_end]
+    if len(candles) != len(stored.equity):
+        raise InvalidCandles(f"the candles of {symbol} changed after its result was made; run its backtest again")
     return SymbolSection(
         symbol=symbol,
         source=stored.manifest.candle_source,
         synthetic=stored.manifest.synthetic,
-        candles=candles[candles["timestamp"] <= stored.manifest.span_end],
+        candles=candles,
         signals=stored.signals,
         trades=stored.trades,
         equity=stored.equity,
@@ -64,8 +67,10 @@ def rank_preset(lake: LakeResource, preset: Preset, cancelled: Callable[[], bool
         try:
             stored[symbol] = lake.results.read_current(timeframe, preset.name, symbol)
             sections.append(_section(lake, preset, symbol, stored[symbol]))
-        except (OSError, ValueError) as error:
+        except (PermanentError, OSError, ValueError) as error:
             failed[symbol] = str(error)
+    if not sections:
+        raise IntegrityError(f"no result of preset {preset.name} can be read: {'; '.join(failed.values())}")
     ranking = rank({symbol: result.manifest for symbol, result in stored.items()})
     write_table_atomically(ranking, ranking_path(lake.root, preset))
     first = next(iter(stored.values())).manifest

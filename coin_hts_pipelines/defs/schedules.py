@@ -1,5 +1,7 @@
 """What happens by the clock: candles are refreshed once a live source is configured."""
 
+from datetime import UTC
+
 import dagster as dg
 
 from coin_hts_pipelines.defs.jobs import refresh_job
@@ -28,7 +30,8 @@ def refresh_schedule(timeframe: Timeframe, settings: Settings) -> dg.ScheduleDef
         symbols = context.instance.get_dynamic_partitions(SYMBOLS)
         if not symbols:
             return dg.SkipReason("no symbols are registered; `coin-hts run` registers them")
-        at = context.scheduled_execution_time
+        # Years are those of UTC; the schedule's own time is KST, where the new year comes nine hours early.
+        at = context.scheduled_execution_time.astimezone(UTC)
         # The bar that closes just after New Year still belongs to the old year.
         years = (at - timeframe.delta).year, at.year
         return dg.RunRequest(

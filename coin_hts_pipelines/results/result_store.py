@@ -109,7 +109,7 @@ class ResultStore:
                 if current is not None and preset is not None and (same := self._same(home / current, result)):
                     return SavedResult(home / current, same, changed=False)
                 finished = datetime.now(UTC)
-                result_id = f"{finished:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+                result_id = f"{finished:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
                 folder = home / result_id
                 manifest = self._write(
                     folder, result, symbol, preset, candle_source, synthetic, started, finished, result_id
@@ -236,10 +236,14 @@ class ResultStore:
         NoCandles
             If there is none.
         """
-        folder = self.current(timeframe, preset, symbol)
-        if folder is None:
-            raise NoCandles(f"there is no result of {preset} on {symbol} {timeframe} yet; run its backtest first")
-        return self.read(folder)
+        while (folder := self.current(timeframe, preset, symbol)) is not None:
+            try:
+                return self.read(folder)
+            except (FileNotFoundError, IntegrityError):
+                # Replaced and pruned while it was read?
+                if folder == self.current(timeframe, preset, symbol):
+                    raise
+        raise NoCandles(f"there is no result of {preset} on {symbol} {timeframe} yet; run its backtest first")
 
 
 def rank(manifests: Mapping[str, Manifest]) -> pd.DataFrame:

