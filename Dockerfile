@@ -24,6 +24,4 @@ ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 ENV DAGSTER_HOME=/app COIN_HTS_DATA_ROOT=/data COIN_HTS_DAGSTER_STORAGE=/data/dagster DAGSTER_EVENT_BATCH_SIZE=500
 # The installation is read-only, and any user id may be given by compose.
 ENV COIN_HTS_NUMBA_CACHE_DIR=/var/cache/coin-hts
-# docker's init hands SIGTERM to the whole process group with this, so that running runs hear it too.
-ENV TINI_KILL_PROCESS_GROUP=1
 USER 1000:1000

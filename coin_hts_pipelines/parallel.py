@@ -20,12 +20,14 @@ def run_parallel(
     *,
     threads: int,
     on_done: Callable[[T], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> list[R | Exception]:
     """Call `work(item, cancelled)` for every item and return results and exceptions in the order of the items.
 
     An exception of one item is its result and stops no other. Anything that ends the waiting thread (Ctrl-C, a
     cancelled run) sets `cancelled`, drops what has not begun and is raised at once; `work` must ask `cancelled` at
-    least twice a second, since the interpreter waits for running threads when it exits.
+    least twice a second, since the interpreter waits for running threads when it exits. `on_wait` is called five
+    times a second and may raise to end the work.
     """
     stop = threading.Event()
     results: dict[int, R | Exception] = {}
@@ -35,6 +37,8 @@ def run_parallel(
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            if on_wait is not None:
+                on_wait()
             for future in done:
                 error = future.exception()
                 if error is not None and not isinstance(error, Exception):

@@ -105,14 +105,14 @@ def test_a_package_is_imported_only_in_its_rooms(packages: tuple[str, ...], plac
     assert users <= places
 
 
+_ENVIRONMENT = {"environ", "environb", "getenv", "putenv"}
+
+
 def _reads_environment(tree: ast.AST) -> bool:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv", "putenv"}:
-            return True
-        if isinstance(node, ast.ImportFrom) and node.module == "os":
-            if {alias.name for alias in node.names} & {"environ", "environb", "getenv", "putenv"}:
-                return True
-    return False
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "os"]
+    names |= {alias.name for node in imports for alias in node.names}
+    return bool(names & _ENVIRONMENT)
 
 
 @pytest.mark.parametrize("source", ["import os\nos.getenv('X')", "from os import environ", "import os\nos.environ"])

@@ -93,11 +93,12 @@ class Database:
             yield session
 
     def revision(self) -> str | None:
-        """Migration the catalog is at, None before the first."""
+        """Migration the catalog is at, None before the first and after a full downgrade."""
         with self._translated(), self.engine.connect() as connection:
             if connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": f"{SCHEMA}.alembic_version"}) is None:
                 return None
-            return str(connection.scalar(sa.text(f"SELECT version_num FROM {SCHEMA}.alembic_version")))  # noqa: S608
+            found: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {SCHEMA}.alembic_version"))  # noqa: S608
+            return found
 
     def version(self) -> str:
         """Version of the Postgres server."""

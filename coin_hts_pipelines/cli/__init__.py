@@ -56,10 +56,7 @@ def main() -> NoReturn:
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        _say("interrupted")
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted; its runs are canceled and nothing is half-written")
         sys.exit(INTERRUPTED)
     except click.ClickException as error:

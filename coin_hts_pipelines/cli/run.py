@@ -60,8 +60,7 @@ def command(
 
     request = PipelineRequest(name, folder if name == "files" else None, wanted, comma_list(timeframes), start, end)
     plans = make_plans(request, settings)
-    with open_instance() as instance, Bar() as bar:
-        launcher = Launcher(instance, bar)
+    with open_instance() as instance, Bar() as bar, Launcher(instance, bar) as launcher:
         launcher.reconcile()
         pipeline = Pipeline(launcher, database, settings, bar)
         pipeline.register(plans)

@@ -106,8 +106,12 @@ def prepare() -> Database:
 def open_instance() -> DagsterInstance:
     """Dagster's instance on that Postgres; call `prepare` first."""
     from dagster import DagsterInstance  # noqa: PLC0415 - a second, and only after the variables are set
+    from dagster._core.instance import InstanceRef  # noqa: PLC0415
 
-    instance = DagsterInstance.get()
+    # Runs of this process print to the terminal: capturing their output costs two processes a run.
+    silent = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+    home = str(get_settings().path(get_settings().dagster_home))
+    instance = DagsterInstance.from_ref(InstanceRef.from_dir(home, overrides={"compute_logs": silent}))
     # Keeps connections open as the web server does; otherwise every event of a run opens one of its own.
     instance.optimize_for_webserver(
         statement_timeout=_STATEMENT_TIMEOUT_MS, pool_recycle=get_settings().database_pool_recycle, max_overflow=20

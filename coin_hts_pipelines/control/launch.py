@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,16 +47,48 @@ class LayerOutcome:
     run_ids: list[str] = field(default_factory=list)
 
 
+class InterruptWitness:
+    """Knows for sure whether Ctrl-C was pressed.
+
+    Dagster has its own handlers while a run is on, and an exception raised by a handler may be lost in a destructor or
+    a pool's clean-up. The interpreter writes every signal to the wake-up descriptor, whatever the handlers do.
+    """
+
+    def __init__(self) -> None:
+        self._seen = False
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
+    def __call__(self) -> bool:
+        """Whether an interrupt has come since this witness was made."""
+        with suppress(BlockingIOError):
+            self._seen |= signal.SIGINT in os.read(self._read, 4096)
+        return self._seen
+
+    def close(self) -> None:
+        """Stop watching."""
+        signal.set_wakeup_fd(self._before)
+        os.close(self._read)
+        os.close(self._write)
+
+
 class _Collector:
     """The `progress` resource of a launched run."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, interrupted: Callable[[], bool]) -> None:
         self.watcher = watcher
+        self._interrupted = interrupted
         self.outcome = LayerOutcome()
         self.reported = False
 
     def advance(self, asset: str, keys: int) -> None:
         self.watcher.advance(asset, keys)
+
+    def check_interrupt(self) -> None:
+        if self._interrupted():
+            raise DagsterExecutionInterruptedError
 
     def finished(self, asset: str, good: Collection[str], bad: Mapping[str, str]) -> None:  # noqa: ARG002
         self.reported = True
@@ -84,12 +117,21 @@ def _is_dead(token: str) -> bool:
 
 
 class Launcher:
-    """Runs assets in this process on an instance."""
+    """Runs assets in this process on an instance; a context manager, to be used in the main thread."""
 
     def __init__(self, instance: dg.DagsterInstance, watcher: Watcher) -> None:
         self.instance = instance
-        self.collector = _Collector(watcher)
+        self.witness = InterruptWitness()
+        self.collector = _Collector(watcher, self.witness)
         self.job = build_defs(progress=self.collector).resolve_implicit_global_asset_job_def()
+
+    def __enter__(self) -> Launcher:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching for interrupts."""
+        self.witness.close()
 
     def register(self, dimension: str, keys: Sequence[str]) -> list[str]:
         """Add dynamic partition keys in sorted order and return all of that dimension in stored order."""
@@ -150,6 +192,8 @@ class Launcher:
     def _run(
         self, asset: str, first: str, last: str, keys: Sequence[str], config: Mapping[str, Any], total: LayerOutcome
     ) -> None:
+        if self.witness():
+            raise KeyboardInterrupt
         run_id = str(uuid.uuid4())
         self.collector.outcome, self.collector.reported = LayerOutcome(), False
         with _canceled_when_interrupted(self.instance, run_id):
@@ -169,6 +213,8 @@ class Launcher:
                     },
                 )
             except Exception as error:  # whatever ends a run ends this layer's keys, not the process
+                if self.witness():
+                    raise KeyboardInterrupt from None
                 if not self.collector.reported:
                     logging.getLogger(__name__).debug("run %s failed", run_id, exc_info=True)
                     self.collector.outcome.bad = dict.fromkeys(keys, _reason(error))

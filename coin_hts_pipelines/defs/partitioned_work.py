@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from coin_hts_pipelines.defs.partitions import split_key
 from coin_hts_pipelines.errors import CoinHtsError, PermanentError, TransientError
@@ -44,6 +45,9 @@ class Progress(Protocol):
     def finished(self, asset: str, good: Collection[str], bad: Mapping[str, str]) -> None:
         """These partitions of `asset` are good, those bad for a reason."""
 
+    def check_interrupt(self) -> None:
+        """Raise `DagsterExecutionInterruptedError` if whoever watches wants the work to end."""
+
 
 class NoProgress:
     """Nobody is watching."""
@@ -53,6 +57,9 @@ class NoProgress:
 
     def finished(self, asset: str, good: Collection[str], bad: Mapping[str, str]) -> None:
         """Do nothing."""
+
+    def check_interrupt(self) -> None:
+        """Do nothing: Dagster interrupts by itself."""
 
 
 def requested_keys(context: dg.AssetExecutionContext) -> list[str]:
@@ -117,13 +124,48 @@ def work_on(
     dagster.Failure
         If any partition is bad for good; not retried.
     """
+    with _interrupts_end_the_run(context):
+        yield from _work_on(context, items, work, progress, checks, finish, also)
+
+
+@contextmanager
+def _interrupts_end_the_run(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Make a cancel or Ctrl-C cancel: inside a step that has a retry policy Dagster would try again instead."""
+    run_id, instance = context.run.run_id, context.instance
+    try:
+        # The interrupt may have come while the step was being set up.
+        if context.retry_number > 0 and _status(instance, run_id) is dg.DagsterRunStatus.CANCELING:
+            raise DagsterExecutionInterruptedError
+        yield
+    except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+        if _status(instance, run_id) is dg.DagsterRunStatus.STARTED:
+            instance.report_run_canceling(context.run)
+        raise dg.Failure("the run was interrupted; what was finished before is kept", allow_retries=False) from None
+
+
+def _status(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus | None:
+    run = instance.get_run_by_id(run_id)
+    return run.status if run is not None else None
+
+
+def _work_on(
+    context: dg.AssetExecutionContext,
+    items: Sequence[tuple[str, tuple[str, ...]]],
+    work: Callable[[str, tuple[str, ...], Callable[[], bool]], Mapping[str, Outcome]],
+    progress: Progress,
+    checks: Mapping[str, dg.AssetCheckSeverity],
+    finish: Callable[[Mapping[str, Done]], None] | None,
+    also: Callable[[], Mapping[str, Done]],
+) -> Iterator[dg.AssetCheckResult]:
     asset = context.asset_key.to_user_string()
     started = time.perf_counter()
+    progress.check_interrupt()
     answers = run_parallel(
         items,
         lambda item, cancelled: work(item[0], item[1], cancelled),
         threads=get_settings().worker_threads,
         on_done=lambda item: progress.advance(asset, len(item[1])),
+        on_wait=progress.check_interrupt,
     )
     outcomes: dict[str, Outcome] = {}
     for (_, keys), answer in zip(items, answers, strict=True):

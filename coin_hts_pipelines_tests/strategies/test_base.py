@@ -70,9 +70,7 @@ def test_what_a_parameter_takes(param: Param, value: object, taken: object) -> N
 def test_what_a_parameter_refuses(param: Param, value: object) -> None:
     with pytest.raises(InvalidRequest) as raised:
         param.check("any", value)
-    assert str(raised.value) == (
-        f"any: parameter {param.name} = {value!r} is not accepted; expected {param.accepted}"
-    )
+    assert str(raised.value) == (f"any: parameter {param.name} = {value!r} is not accepted; expected {param.accepted}")
 
 
 @pytest.mark.parametrize(
