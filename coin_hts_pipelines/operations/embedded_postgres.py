@@ -102,10 +102,11 @@ def _handle(pgdata: Path) -> Any:
 
 
 def _forget_reused_pid(pgdata: Path) -> None:
-    """Remove a `postmaster.pid` whose number is another program's by now, as after a restart of a container.
+    """Remove the lock files of a server whose number is another program's by now, as after a restart of a container.
 
     Postgres and the library take any live process of that number for the server.
     """
     lines = _pid_file(pgdata)
-    if lines and _command(lines[0]) not in (None, _COMMAND):
+    if len(lines) >= _PID_FILE_LINES and _command(lines[0]) not in (None, _COMMAND):
         (pgdata / "postmaster.pid").unlink(missing_ok=True)
+        (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink(missing_ok=True)

@@ -82,8 +82,8 @@ def candle_files(project: Project, symbol: str = "*-*") -> dict[str, FileState]:
 
 def leftovers(project: Project) -> list[Path]:
     """Temporary files and folders somebody left."""
-    found = [path for path in project.data.rglob("*.tmp*") if path.relative_to(project.data).parts[0] not in _NOT_DATA]
-    return [path for path in found if path.suffix != ".lock"]
+    found = [*project.data.rglob("*.tmp"), *project.data.glob("exports/.store/tmp/*"), *project.home.glob("*.tmp")]
+    return [path for path in found if path.relative_to(project.home).parts[1:2] not in [(name,) for name in _NOT_DATA]]
 
 
 def current_result(project: Project, timeframe: str, preset: str, symbol: str) -> Path:
