@@ -17,8 +17,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing; install Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q coin_hts_pipelines
 	@touch $@
 
@@ -37,7 +37,7 @@ up: install  ## Serve the Dagster UI and daemon on 127.0.0.1:3000
 # The S3-compatible server of the tests lives in an environment of its own: it patches everything it meets.
 .venv-swift/.installed: requirements-swift.lock
 	test -x .venv-swift/bin/python || $(PYTHON) -m venv .venv-swift
-	.venv-swift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-swift.lock
+	.venv-swift/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements-swift.lock
 	@touch $@
 
 test: $(VENV)/.installed .venv-swift/.installed  ## Run the whole test suite

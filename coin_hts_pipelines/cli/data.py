@@ -41,7 +41,7 @@ def list_(as_json: bool) -> None:
         [
             row.symbol,
             row.timeframe.value,
-            f"{row.years[0]}-{row.years[-1]}" if row.years else "–",
+            "-".join(map(str, sorted({*row.years[:1], *row.years[-1:]}))) or "–",
             f"{row.rows:,}",
             f"{row.first:%Y-%m-%d %H:%M}" if row.first else "–",
             f"{row.last:%Y-%m-%d %H:%M}" if row.last else "–",

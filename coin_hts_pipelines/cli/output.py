@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -67,7 +68,7 @@ def source_label(source: str | None) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str] = ()) -> Table:
     """Build a table; columns named in `left` are aligned left, all others right."""
-    built = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    built = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         # An id that is cut in two cannot be copied.
         whole = column == "id"

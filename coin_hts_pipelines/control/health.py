@@ -25,7 +25,7 @@ def _storage(instance: dg.DagsterInstance) -> Finding:
     kind = type(instance.run_storage).__name__
     if instance.is_ephemeral:
         return Finding("dagster", "fail", "the instance is a throw-away one: DAGSTER_HOME is not set")
-    return Finding("dagster", "ok", f"{dg.__version__}, runs in {kind}, home {instance.root_directory}")
+    return Finding("dagster", "ok", f"{dg.__version__}, runs in {kind}")
 
 
 def _daemon(instance: dg.DagsterInstance) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from coin_hts_pipelines.catalog import Database, dagster_url
 from coin_hts_pipelines.errors import PermanentError
@@ -58,9 +58,13 @@ def write_env_file(path: Path, variables: dict[str, str]) -> bool:
     new = f"{before}{_BEGIN}\n{lines}{_END}\n{after}"
     if new == old:
         return False
-    write_atomically(path, lambda stream: stream.write(new.encode()))
-    # An external database's password stands in it.
-    path.chmod(0o600)
+
+    def write(stream: BinaryIO) -> None:
+        # An external database's password stands in it: no other user may read it, not even for a moment.
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(new.encode())
+
+    write_atomically(path, write)
     return True
 
 
