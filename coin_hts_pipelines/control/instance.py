@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from coin_hts_pipelines.catalog import Database, dagster_url
-from coin_hts_pipelines.errors import PermanentError
+from coin_hts_pipelines.errors import PermanentError, TransientError
 from coin_hts_pipelines.lake.atomic import write_atomically
 from coin_hts_pipelines.operations.embedded_postgres import start_server
 from coin_hts_pipelines.settings import Settings, get_settings, publish
@@ -107,17 +109,35 @@ def prepare() -> Database:
     return database
 
 
-def open_instance() -> DagsterInstance:
-    """Dagster's instance on that Postgres; call `prepare` first."""
+def connection_errors() -> tuple[type[Exception], ...]:
+    """Return what Dagster's storage raises when Postgres is gone."""
+    from dagster_postgres.utils import DagsterPostgresException  # noqa: PLC0415
+    from sqlalchemy.exc import InterfaceError, OperationalError  # noqa: PLC0415
+
+    return DagsterPostgresException, InterfaceError, OperationalError
+
+
+@contextmanager
+def open_instance() -> Iterator[DagsterInstance]:
+    """Dagster's instance on that Postgres; call `prepare` first.
+
+    Raises
+    ------
+    TransientError
+        If Postgres cannot be reached, or not any more.
+    """
     from dagster import DagsterInstance  # noqa: PLC0415 - a second, and only after the variables are set
     from dagster._core.instance import InstanceRef  # noqa: PLC0415
 
     # Runs of this process print to the terminal: capturing their output costs two processes a run.
     silent = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     home = str(get_settings().path(get_settings().dagster_home))
-    instance = DagsterInstance.from_ref(InstanceRef.from_dir(home, overrides={"compute_logs": silent}))
-    # Keeps connections open as the web server does; otherwise every event of a run opens one of its own.
-    instance.optimize_for_webserver(
-        statement_timeout=_STATEMENT_TIMEOUT_MS, pool_recycle=get_settings().database_pool_recycle, max_overflow=20
-    )
-    return instance
+    recycle = get_settings().database_pool_recycle
+    try:
+        with DagsterInstance.from_ref(InstanceRef.from_dir(home, overrides={"compute_logs": silent})) as instance:
+            # Keeps connections open as the web server does; otherwise every event of a run opens one of its own.
+            instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, pool_recycle=recycle, max_overflow=20)
+            yield instance
+    except connection_errors() as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise TransientError(f"Postgres at {open_database().label} cannot be reached: {reason}") from error

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from coin_hts_pipelines.control.instance import connection_errors
 from coin_hts_pipelines.control.ranges import cut_into_boxes
 from coin_hts_pipelines.defs import build_defs
 from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key, year_partitions
@@ -99,7 +100,10 @@ class _Collector:
 def _process_token(pid: int) -> str | None:
     """Host, process id and start time: a process id alone is used again."""
     try:
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] in ("Z", "X"):  # dead, but nobody has waited for it
+            return None
+        started = fields[19]
     except (OSError, IndexError):
         try:
             os.kill(pid, 0)
@@ -217,18 +221,31 @@ class Launcher:
                     raise KeyboardInterrupt from None
                 if not self.collector.reported:
                     logging.getLogger(__name__).debug("run %s failed", run_id, exc_info=True)
-                    self.collector.outcome.bad = dict.fromkeys(keys, _reason(error))
+                    self.collector.outcome.bad = dict.fromkeys(keys, _reason(_chain(error)))
         outcome = self.collector.outcome
         total.run_ids.append(run_id)
         total.good += outcome.good
         total.bad.update(outcome.bad)
 
 
-def _reason(error: BaseException) -> str:
-    """First line of our own error behind what Dagster raised, or of the root cause."""
+def _chain(error: BaseException) -> list[BaseException]:
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(inner)
+    return chain
+
+
+def _reason(chain: Sequence[BaseException]) -> str:
+    """First line of our own error behind what Dagster raised, or of the root cause.
+
+    Raises
+    ------
+    sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException
+        If that is a lost Postgres: it ends all work, not this run alone.
+    """
+    for error in chain:
+        if isinstance(error, connection_errors()):
+            raise error
     best = next((one for one in chain if isinstance(one, CoinHtsError | dg.Failure)), chain[-1])
     return next(iter(str(best).strip().splitlines()), type(best).__name__)
 

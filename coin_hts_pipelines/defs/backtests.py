@@ -14,6 +14,7 @@ from coin_hts_pipelines.defs.partitioned_work import (
     Done,
     Outcome,
     Progress,
+    Recorded,
     check_specs,
     requested_keys,
     work_on,
@@ -109,7 +110,6 @@ def backtests_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                 group_name=f"timeframe_{suffix}",
                 kinds={"parquet", "numba", "postgres"},
                 owners=["team:research"],
-                skippable=True,
                 automation_condition=follow_upstream(),
                 description=f"Signal study and portfolio of one preset on one symbol, {timeframe} candles: signals, "
                 "trades, equity and manifest in a directory of their own, key figures in the result index.",
@@ -125,7 +125,7 @@ def backtests_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         lake: LakeResource,
         catalog: CatalogResource,
         progress: dg.ResourceParam[Progress],
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[Recorded]:
         keys = requested_keys(context)
         presets = PresetCatalog(catalog.database)
         saved_results: dict[str, SavedResult] = {}

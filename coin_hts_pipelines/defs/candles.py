@@ -13,6 +13,7 @@ from coin_hts_pipelines.defs.partitioned_work import (
     Done,
     Outcome,
     Progress,
+    Recorded,
     check_specs,
     never_retried,
     requested_keys,
@@ -141,7 +142,6 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                 group_name=f"timeframe_{timeframe.value.lower()}",
                 kinds={"parquet", "pandas"},
                 owners=["team:data"],
-                skippable=True,
                 description=f"{timeframe} candles of one symbol and UTC year, validated and merged into "
                 "`DATA_ROOT/{symbol}/" + timeframe.value + "/{year}.parquet`. Synthetic and real candles never mix.",
             )
@@ -156,7 +156,7 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         config: CandleConfig,
         lake: LakeResource,
         progress: dg.ResourceParam[Progress],
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[Recorded]:
         store = lake.candles
         with never_retried():
             span, opened = config.span, config.open(lake.root)

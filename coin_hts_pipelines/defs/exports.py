@@ -12,6 +12,7 @@ from coin_hts_pipelines.defs.partitioned_work import (
     Done,
     Outcome,
     Progress,
+    Recorded,
     never_retried,
     requested_keys,
     work_on,
@@ -88,7 +89,6 @@ def exports_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                 group_name=f"timeframe_{suffix}",
                 kinds={"s3"},
                 owners=["team:data"],
-                skippable=True,
                 automation_condition=follow_upstream(),
                 description=f"Current {timeframe} result of one preset on one symbol in the export store (a directory "
                 "or a bucket); equal objects are not sent again, and every upload is verified.",
@@ -103,7 +103,7 @@ def exports_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         lake: LakeResource,
         export_store: ExportStoreResource,
         progress: dg.ResourceParam[Progress],
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[Recorded]:
         with never_retried():
             store = export_store.open()
         results = lake.results

@@ -13,6 +13,7 @@ from coin_hts_pipelines.defs.partitioned_work import (
     Done,
     Outcome,
     Progress,
+    Recorded,
     check_specs,
     requested_keys,
     work_on,
@@ -116,7 +117,6 @@ def indicators_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                 group_name=f"timeframe_{timeframe.value.lower()}",
                 kinds={"parquet", "numba"},
                 owners=["team:research"],
-                skippable=True,
                 automation_condition=follow_upstream(),
                 description=f"{timeframe} candles with 24 indicator columns, equal to those over the whole history: "
                 f"at least {LOOKBACK_BARS} bars and {LOOKBACK_TIME.days} days of look-back.",
@@ -129,7 +129,7 @@ def indicators_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
     )
     def indicators(
         context: dg.AssetExecutionContext, lake: LakeResource, progress: dg.ResourceParam[Progress]
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[Recorded]:
         candles, store = lake.candles, lake.indicators
 
         def work(symbol: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from coin_hts_pipelines.catalog import Preset, PresetCatalog
 from coin_hts_pipelines.defs.automation import follow_upstream
-from coin_hts_pipelines.defs.partitioned_work import RETRY, Done, Outcome, Progress, requested_keys, work_on
+from coin_hts_pipelines.defs.partitioned_work import RETRY, Done, Outcome, Progress, Recorded, requested_keys, work_on
 from coin_hts_pipelines.defs.partitions import preset_partitions
 from coin_hts_pipelines.defs.resources import CatalogResource, LakeResource
 from coin_hts_pipelines.errors import Cancelled, IntegrityError, InvalidCandles, NoCandles, PermanentError
@@ -136,7 +136,6 @@ def rankings_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                 group_name=f"timeframe_{suffix}",
                 kinds={"parquet", "html"},
                 owners=["team:research"],
-                skippable=True,
                 automation_condition=follow_upstream(),
                 description=f"Symbols of one {timeframe} preset ranked by the portfolio's Sharpe ratio, and the "
                 "preset's self-contained HTML report.",
@@ -151,7 +150,7 @@ def rankings_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         lake: LakeResource,
         catalog: CatalogResource,
         progress: dg.ResourceParam[Progress],
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> Iterator[Recorded]:
         presets = PresetCatalog(catalog.database)
 
         def work(name_of_preset: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:

@@ -32,11 +32,13 @@ def server_url(socket_dir: Path, port: int = 5432) -> str:
 
 
 def _command(pid: str) -> str | None:
-    """Name of the command that runs under a process id, None for nothing."""
+    """Name of the command that runs under a process id, None for nothing; a dead one nobody waited for has none."""
     try:
-        return Path(f"/proc/{int(pid)}/comm").read_text().strip()
+        status = Path(f"/proc/{int(pid)}/stat").read_text()
     except (OSError, ValueError):
         return None
+    before, _, behind = status.rpartition(")")
+    return "" if behind.split()[0] in ("Z", "X") else before.partition("(")[2]
 
 
 def _pid_file(pgdata: Path) -> list[str]:
@@ -104,7 +106,8 @@ def _handle(pgdata: Path) -> Any:
 def _forget_reused_pid(pgdata: Path) -> None:
     """Remove the lock files of a server whose number is another program's by now, as after a restart of a container.
 
-    Postgres and the library take any live process of that number for the server.
+    Postgres and the library take any process of that number for the server, a dead one nobody waited for too. Should
+    children of the old server live on, the new one refuses to start: its shared memory is still in use.
     """
     lines = _pid_file(pgdata)
     if len(lines) >= _PID_FILE_LINES and _command(lines[0]) not in (None, _COMMAND):

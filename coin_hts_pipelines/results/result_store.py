@@ -25,7 +25,7 @@ import pandas as pd
 
 from coin_hts_pipelines.backtest import BacktestResult
 from coin_hts_pipelines.errors import IntegrityError, NoCandles, PermanentError, TransientError
-from coin_hts_pipelines.lake.atomic import locked, write_atomically
+from coin_hts_pipelines.lake.atomic import locked, remove_leftovers, write_atomically
 from coin_hts_pipelines.results.manifest import MANIFEST, FileEntry, Manifest, sha256_of
 from coin_hts_pipelines.results.tables import SCHEMAS, read_table, write_table
 
@@ -208,8 +208,9 @@ class ResultStore:
         current = self._current_id(home)
         for folder in [p for p in kept if p.name != current][max(self.keep - 1, 0) :]:
             shutil.rmtree(folder, ignore_errors=True)
+        # Under the lock: whoever left something is dead.
+        remove_leftovers(home / _CURRENT)
         for leftover in home.glob(".*.tmp"):
-            # Under the lock: whoever left it is dead.
             shutil.rmtree(leftover, ignore_errors=True)
 
     def current(self, timeframe: str, preset: str, symbol: str) -> Path | None:

@@ -82,8 +82,7 @@ def candle_files(project: Project, symbol: str = "*-*") -> dict[str, FileState]:
 
 def leftovers(project: Project) -> list[Path]:
     """Temporary files and folders somebody left."""
-    found = [*project.data.rglob("*.tmp"), *project.data.glob("exports/.store/tmp/*"), *project.home.glob("*.tmp")]
-    return [path for path in found if path.relative_to(project.home).parts[1:2] not in [(name,) for name in _NOT_DATA]]
+    return [path for path in project.home.rglob("*.tmp") if "postgres" not in path.relative_to(project.home).parts]
 
 
 def current_result(project: Project, timeframe: str, preset: str, symbol: str) -> Path:

@@ -1,0 +1,168 @@
+"""Runs launched in this process, and what a dead process left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from coin_hts_pipelines import NoCandles
+from coin_hts_pipelines.control.launch import (
+    _OWNER_TAG,
+    InterruptWitness,
+    Launcher,
+    _is_dead,
+    _process_token,
+    _reason,
+)
+from coin_hts_pipelines.defs.partitions import SYMBOLS
+from coin_hts_pipelines.lake import CandleStore
+
+
+class Watcher:
+    """Counts what is done."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, int] = {}
+
+    def advance(self, asset: str, keys: int) -> None:
+        self.done[asset] = self.done.get(asset, 0) + keys
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+# ---- who owns a run
+
+
+def test_this_process_is_alive() -> None:
+    token = _process_token(os.getpid())
+    assert token is not None
+    host, pid, started = token.split("/")
+    assert (host, pid) == (socket.gethostname(), str(os.getpid()))
+    assert started.isdigit()
+    assert not _is_dead(token)
+
+
+def test_a_process_that_ended_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    token = _process_token(process.pid)
+    assert token is not None
+    assert not _is_dead(token)
+    process.communicate(b"\n", timeout=30)
+    assert _process_token(process.pid) is None
+    assert _is_dead(token)
+
+
+def test_a_reused_process_id_is_another_process() -> None:
+    token = _process_token(os.getpid())
+    assert token is not None
+    host, pid, started = token.split("/")
+    assert _is_dead(f"{host}/{pid}/{int(started) - 1}")
+
+
+def test_of_another_machine_nothing_is_known() -> None:
+    assert not _is_dead(f"elsewhere/{os.getpid()}/1")
+
+
+def test_runs_of_a_dead_process_are_failed_and_no_others(instance: dg.DagsterInstance) -> None:
+    host, pid, started = (_process_token(os.getpid()) or "").split("/")
+    owners = {
+        "dead": f"{host}/{pid}/{int(started) - 1}",
+        "alive": f"{host}/{pid}/{started}",
+        "elsewhere": "other-host/1/1",
+        "nobody": None,
+    }
+    runs = {}
+    for name, owner in owners.items():
+        run = instance.create_run_for_job(
+            _nothing, tags={_OWNER_TAG: owner} if owner else {}, status=dg.DagsterRunStatus.STARTED
+        )
+        runs[name] = run.run_id
+    with Launcher(instance, Watcher()) as launcher:
+        assert launcher.reconcile() == [runs["dead"]]
+        assert launcher.reconcile() == []
+    status = {name: instance.get_run_by_id(run_id).status.value for name, run_id in runs.items()}  # type: ignore[union-attr]
+    assert status == {"dead": "FAILURE", "alive": "STARTED", "elsewhere": "STARTED", "nobody": "STARTED"}
+
+
+@dg.job
+def _nothing() -> None:
+    """Does nothing."""
+
+
+# ---- interrupts and reasons
+
+
+def test_the_witness_sees_an_interrupt_whatever_the_handler_does() -> None:
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    witness = InterruptWitness()
+    try:
+        assert not witness()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert witness()
+        assert witness(), "it does not forget"
+    finally:
+        witness.close()
+        signal.signal(signal.SIGINT, before)
+    assert signal.set_wakeup_fd(-1) == -1, "nothing is left behind"
+
+
+def test_the_reason_of_a_failed_run_is_our_own_sentence() -> None:
+    try:
+        try:
+            raise NoCandles("there are none\nand more")
+        except NoCandles as error:
+            raise RuntimeError("dagster says a lot") from error
+    except RuntimeError as error:
+        assert _reason(error) == "there are none"
+    assert _reason(ValueError()) == "ValueError"
+
+
+# ---- layers
+
+
+def test_keys_are_registered_once_in_sorted_order(instance: dg.DagsterInstance) -> None:
+    with Launcher(instance, Watcher()) as launcher:
+        assert launcher.register(SYMBOLS, ["KRW-XRP", "KRW-BTC"]) == ["KRW-BTC", "KRW-XRP"]
+        assert launcher.register(SYMBOLS, ["KRW-ADA", "KRW-BTC"]) == ["KRW-BTC", "KRW-XRP", "KRW-ADA"]
+
+
+def test_a_layer_runs_exactly_the_keys_asked_for(instance: dg.DagsterInstance, home: Path) -> None:
+    watcher = Watcher()
+    keys = [("KRW-BTC", 2023), ("KRW-BTC", 2024), ("KRW-ETH", 2024), ("KRW-ETH", 2016)]
+    with Launcher(instance, watcher) as launcher:
+        launcher.register(SYMBOLS, ["KRW-BTC", "KRW-ETH"])
+        with pytest.raises(KeyError):
+            launcher.run_symbol_years("candles_1d", keys, {"source": "sample"})
+        # 2019 is a partition, but lies before the sample's first candle.
+        keys[-1] = ("KRW-ETH", 2019)
+        outcome = launcher.run_symbol_years("candles_1d", keys, {"source": "sample"})
+    assert sorted(outcome.good) == ["KRW-BTC|2023", "KRW-BTC|2024", "KRW-ETH|2024"]
+    assert list(outcome.bad) == ["KRW-ETH|2019"]
+    assert "has no 1D candles of KRW-ETH in 2019" in outcome.bad["KRW-ETH|2019"]
+    assert watcher.done == {"candles_1d": 4}
+    store = CandleStore(home / "data")
+    assert (store.years("KRW-BTC", "1D"), store.years("KRW-ETH", "1D")) == ([2023, 2024], [2024])
+    runs = [instance.get_run_by_id(run_id) for run_id in outcome.run_ids]
+    assert sorted(run.status.value for run in runs if run) == ["FAILURE", "SUCCESS", "SUCCESS"]
+    assert {run.tags[_OWNER_TAG] for run in runs if run} == {_process_token(os.getpid())}
+    assert instance.get_materialized_partitions(dg.AssetKey("candles_1d")) == set(outcome.good)
+
+
+def test_a_run_that_cannot_begin_fails_its_keys(instance: dg.DagsterInstance) -> None:
+    with Launcher(instance, Watcher()) as launcher:
+        launcher.register(SYMBOLS, ["KRW-BTC"])
+        outcome = launcher.run_symbol_years("candles_1d", [("KRW-BTC", 2024)], {"source": "moon"})
+    assert outcome.good == []
+    assert outcome.bad == {"KRW-BTC|2024": "source 'moon' is unknown; accepted: sample, files"}
