@@ -7,7 +7,7 @@ RUN_ARGS ?=
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test lint bench clean lock
+.PHONY: help install run up test lint bench clean clean-data lock
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,9 +55,11 @@ lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
-clean:  ## Stop the embedded Postgres and remove .venv, caches and generated data (asks first)
-	@printf 'This removes .venv, .env and everything in data/. Type yes: '; read answer; [ "$$answer" = yes ]
+clean:  ## Stop the embedded Postgres, remove .venv and caches; data and .env stay
 	-@test -x $(BIN)/coin-hts && $(BIN)/coin-hts db stop
-	rm -rf $(VENV) .venv-swift .env build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
-	find data -mindepth 1 -not -name README.md -delete
+	rm -rf $(VENV) .venv-swift build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: clean  ## Also remove everything in data/ (asks first)
+	@printf 'This removes every candle, result and run in data/. Type yes: '; read answer && [ "$$answer" = yes ]
+	find data -mindepth 1 -not -name README.md -delete

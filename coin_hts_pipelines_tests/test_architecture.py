@@ -87,7 +87,7 @@ def _imported(path: Path) -> set[str]:
     ("packages", "places"),
     [
         (_DAGSTER, {"defs", "control", "cli", "definitions.py"}),
-        (("sqlalchemy", "alembic", "psycopg2"), {"catalog", "operations"}),
+        (("sqlalchemy", "alembic", "psycopg2"), {"catalog", "operations", "control"}),
         (("boto3", "botocore", "s3transfer"), {"storage"}),
         (("coin_hts_pipelines.defs", "coin_hts_pipelines.control"), {"defs", "control", "cli", "definitions.py"}),
         (("coin_hts_pipelines.cli",), {"cli"}),

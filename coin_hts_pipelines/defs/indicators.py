@@ -60,7 +60,8 @@ def _seam(store: IndicatorStore, symbol: str, timeframe: Timeframe, before: pd.D
     close = here["close"]
     for column in _SEAM_COLUMNS:
         scale = {"rsi_14": 1.0, "volume_sma_20": here["volume_sma_20"]}.get(column, close)
-        if abs(there.iloc[0][column] - here[column]) > _SEAM_TOLERANCE * scale:
+        # Asked this way round, a missing value is a difference too.
+        if not abs(there.iloc[0][column] - here[column]) <= _SEAM_TOLERANCE * scale:
             return f"{column} at {here['timestamp']}: stored {there.iloc[0][column]!r}, from look-back {here[column]!r}"
     return None
 

@@ -12,18 +12,26 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from coin_hts_pipelines import NoCandles
 from coin_hts_pipelines.control.launch import (
     _OWNER_TAG,
     InterruptWitness,
     Launcher,
+    _chain,
     _is_dead,
     _process_token,
     _reason,
 )
 from coin_hts_pipelines.defs.partitions import SYMBOLS
 from coin_hts_pipelines.lake import CandleStore
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
+    # Dagster still asks pydantic for fields by the old name.
+    pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning"),
+]
 
 
 class Watcher:
@@ -119,14 +127,16 @@ def test_the_witness_sees_an_interrupt_whatever_the_handler_does() -> None:
 
 
 def test_the_reason_of_a_failed_run_is_our_own_sentence() -> None:
-    try:
-        try:
-            raise NoCandles("there are none\nand more")
-        except NoCandles as error:
-            raise RuntimeError("dagster says a lot") from error
-    except RuntimeError as error:
-        assert _reason(error) == "there are none"
-    assert _reason(ValueError()) == "ValueError"
+    outer = RuntimeError("dagster says a lot")
+    outer.__cause__ = NoCandles("there are none\nand more")
+    assert _reason(_chain(outer)) == "there are none"
+    assert _reason(_chain(ValueError())) == "ValueError"
+
+
+def test_a_lost_postgres_is_no_reason_but_the_end() -> None:
+    lost = OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+    with pytest.raises(OperationalError):
+        _reason([RuntimeError("dagster says a lot"), lost])
 
 
 # ---- layers

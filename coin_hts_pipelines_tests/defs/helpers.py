@@ -42,9 +42,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget_settings()
 
 
-def materialized(asset: str, key: str, dimensions: tuple[str, str] | None = ("symbol", "year")) -> dg.AssetMaterialization:
+def materialized(
+    asset: str, key: str, dimensions: tuple[str, str] | None = ("symbol", "year")
+) -> dg.AssetMaterialization:
     """Event of one good partition, as `work_on` records it."""
     if dimensions is None:
         return dg.AssetMaterialization(asset, partition=key)
     multi = dg.MultiPartitionKey(dict(zip(dimensions, key.split("|"), strict=True)))
     return dg.AssetMaterialization(asset, partition=multi, tags=get_tags_from_multi_partition_key(multi))
+
+
+def recorded(instance: dg.DagsterInstance, run_id: str) -> dict[str, dg.AssetMaterialization]:
+    """Materializations a run left in the event log, by partition; each stands there once."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    found = [record.asset_materialization for record in records]
+    assert len({one.partition for one in found if one}) == len(found)
+    return {str(one.partition): one for one in found if one}

@@ -34,7 +34,8 @@ def _dimension(definition: dg.PartitionsDefinition[Any]) -> str:
     if isinstance(definition, dg.DynamicPartitionsDefinition):
         return f"dynamic {definition.name}"
     assert isinstance(definition, dg.TimeWindowPartitionsDefinition)
-    return f"{definition.cron_schedule} from {definition.start:%Y-%m-%d} {definition.timezone}, end offset {definition.end_offset}"
+    start = f"{definition.start:%Y-%m-%d} {definition.timezone}"
+    return f"{definition.cron_schedule} from {start}, end offset {definition.end_offset}"
 
 
 def _partitions(definition: dg.PartitionsDefinition[Any] | None) -> str:

@@ -152,13 +152,20 @@ def test_what_failed_is_asked_for_again_only_after_a_change_above_it(automation:
     assert automation.tick()["exports_1d"] == {"zone_1d|KRW-BTC"}
 
 
-def test_no_two_layers_are_asked_for_in_one_run(automation: Automation) -> None:
-    # A step below one that logs its partitions itself is skipped in the same run: a backfill over both layers must
-    # take them one after the other, which Dagster does unless the mapping is a plain identity.
+def test_a_run_that_did_two_layers_needs_nothing_more_of_the_lower_one(automation: Automation) -> None:
+    automation.tick()
+    automation.update("backtests_1d", "zone_1d|KRW-BTC")
+    automation.update("exports_1d", "zone_1d|KRW-BTC")
+    assert automation.tick() == {"rankings_1d": {"zone_1d"}}
+
+
+def test_every_layer_says_what_it_is_made_of(automation: Automation) -> None:
     graph = automation.defs.resolve_asset_graph()
-    for key in automation.keys:
-        node = graph.get(key)
-        for parent, mapping in node.partition_mappings.items():
-            same = graph.get(parent).partitions_def == node.partitions_def
-            assert not (same and isinstance(mapping, dg.IdentityPartitionMapping | dg.TimeWindowPartitionMapping))
-        assert set(node.partition_mappings) == set(node.parent_keys)
+    above = {key.to_user_string(): {p.to_user_string() for p in graph.get(key).parent_keys} for key in automation.keys}
+    assert above == {
+        "candles_1d": set(),
+        "indicators_1d": {"candles_1d"},
+        "backtests_1d": {"indicators_1d"},
+        "rankings_1d": {"backtests_1d"},
+        "exports_1d": {"backtests_1d"},
+    }

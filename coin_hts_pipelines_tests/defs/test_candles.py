@@ -130,15 +130,13 @@ def test_without_a_source_what_is_stored_is_checked(store: CandleStore, files: F
 # ---- the checks
 
 
-def cooked(change: Callable[[pd.DataFrame], object]) -> pd.DataFrame:
-    frame = candles(10, start="2023-01-01")
-    change(frame)
-    return frame
+Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
-def put(row: int, column: str, value: Any) -> Callable[[pd.DataFrame], object]:
-    def change(frame: pd.DataFrame) -> None:
+def put(row: int, column: str, value: Any) -> Change:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
         frame.loc[row, column] = value
+        return frame
 
     return change
 
@@ -146,17 +144,20 @@ def put(row: int, column: str, value: Any) -> Callable[[pd.DataFrame], object]:
 @pytest.mark.parametrize(
     ("change", "problems"),
     [
-        (lambda frame: None, {}),
+        (lambda frame: frame, {}),
         (put(3, "close", float("nan")), {"schema": "close is not a finite number: 1 row"}),
         (put(3, "high", 1.0), {"schema": "high is below open or close: 1 row (2023-01-04T00:00:00Z)"}),
         (put(3, "volume", -1.0), {"schema": "volume is negative"}),
         (put(3, "timestamp", pd.Timestamp("2023-01-04 01:00", tz="UTC")), {"grid": "not on the 1D grid"}),
-        (put(9, "timestamp", pd.Timestamp("2024-01-01", tz="UTC")), {"grid": "not in the year 2023", "gaps": "355"}),
-        (lambda frame: frame.drop(index=[4, 7], inplace=True), {"gaps": "2 bars missing in 2 gaps"}),
+        (
+            put(9, "timestamp", pd.Timestamp("2024-01-01", tz="UTC")),
+            {"grid": "not in the year 2023", "gaps": "356 bars"},
+        ),
+        (lambda frame: frame.drop(index=[4, 7]), {"gaps": "2 bars missing in 2 gaps"}),
     ],
 )
-def test_a_cooked_frame_is_seen(change: Callable[[pd.DataFrame], object], problems: dict[str, str]) -> None:
-    found = _problems(cooked(change), Timeframe.D1, 2023)
+def test_a_cooked_frame_is_seen(change: Change, problems: dict[str, str]) -> None:
+    found = _problems(change(candles(10, start="2023-01-01")), Timeframe.D1, 2023)
     assert set(found) == set(problems)
     assert all(text in found[name] for name, text in problems.items())
     assert set(found) <= set(CHECKS)

@@ -10,6 +10,7 @@ from coin_hts_pipelines import InvalidRequest, NoCandles, TransientError
 from coin_hts_pipelines.defs.partitioned_work import RETRY, Done, Outcome, check_specs, requested_keys, work_on
 from coin_hts_pipelines.defs.partitions import group_keys, join_key, split_key
 from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines_tests.defs.helpers import recorded
 
 SINGLE = dg.DynamicPartitionsDefinition(name="things")
 MULTI = dg.MultiPartitionsDefinition({"a": dg.DynamicPartitionsDefinition(name="left"), "b": SINGLE})
@@ -55,11 +56,11 @@ class Run:
         partitions: dg.PartitionsDefinition[Any] = SINGLE,
         **more: Any,
     ) -> None:
-        self.watching, self.attempts = Watching(), 0
+        self.instance, self.watching, self.attempts = instance, Watching(), 0
 
         @dg.multi_asset(
             name="thing",
-            specs=[dg.AssetSpec("thing", partitions_def=partitions, skippable=True)],
+            specs=[dg.AssetSpec("thing", partitions_def=partitions)],
             check_specs=check_specs("thing", CHECKS, {"tidy": "It is tidy.", "sane": "It is sane."}),
             backfill_policy=dg.BackfillPolicy.single_run(),
             # As many as the real policy, but at once.
@@ -81,10 +82,7 @@ class Run:
     @property
     def materialized(self) -> dict[str, dg.AssetMaterialization]:
         """Events by partition."""
-        events = self.result.all_events
-        found = [e.step_materialization_data.materialization for e in events if e.is_step_materialization]
-        assert len({m.partition for m in found}) == len(found)
-        return {str(m.partition): m for m in found}
+        return recorded(self.instance, self.result.run_id)
 
     @property
     def checks(self) -> dict[str, Any]:

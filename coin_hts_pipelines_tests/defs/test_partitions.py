@@ -36,7 +36,8 @@ def upstream(instance: dg.DagsterInstance, asset: str, key: str) -> set[str]:
     """Keys of the layer above that a key needs."""
     graph = build_defs().resolve_asset_graph()
     node = graph.get(dg.AssetKey(asset))
-    ((parent, mapping),) = node.partition_mappings.items()
+    (parent,) = node.parent_keys
+    mapping = graph.get_partition_mapping(node.key, parent)
     above, here = graph.get(parent).partitions_def, node.partitions_def
     assert above is not None
     assert here is not None

@@ -159,9 +159,10 @@ def processes_in(folder: Path) -> dict[int, str]:
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             here = (entry / "cwd").resolve() == folder
+            server = (entry / "comm").read_text().strip() == "postgres"
         except OSError:
             continue
-        if command and (here or str(folder) in command) and "postgres" not in command:
+        if command and not server and (here or str(folder) in command):
             found[int(entry.name)] = command
     return found
 
