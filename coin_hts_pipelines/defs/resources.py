@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from dagster import ConfigurableResource
-from dagster_aws.s3 import S3Resource
 
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.control.instance import open_database
@@ -70,6 +69,8 @@ class ExportStoreResource(ConfigurableResource[Any]):
             return DirectoryStore(Path(self.directory))
         if not self.bucket:
             raise InvalidRequest("exports go to S3 but no bucket is set; set COIN_HTS_S3_BUCKET")
+        from dagster_aws.s3 import S3Resource  # noqa: PLC0415 - half a second, which every process would pay
+
         settings = get_settings()
         if settings.s3_ca_bundle is not None:
             publish(AWS_CA_BUNDLE=str(settings.path(settings.s3_ca_bundle)))

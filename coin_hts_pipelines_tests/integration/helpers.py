@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,16 +130,19 @@ def write_year(folder: Path, symbol: str, timeframe: str, year: int, frame: pd.D
     return path
 
 
+def printed_table(text: str, title: str) -> tuple[list[list[str]], list[list[str]]]:
+    """Cells of the header lines and of the rows of a printed table; two spaces stand between cells."""
+    lines = [line.strip() for line in text.splitlines()]
+    below = lines[lines.index(title) + 1 :]
+    rule = next(number for number, line in enumerate(below) if line and set(line) <= set("─━"))
+    end = next((number for number in range(rule + 1, len(below)) if not below[number]), len(below))
+    cells = [re.split(r"\s{2,}", line) for line in below]
+    return [row for row in cells[:rule] if row != [""]], cells[rule + 1 : end]
+
+
 def table_rows(text: str, title: str) -> list[list[str]]:
     """Cells of the rows of a printed table."""
-    lines = text.split(f"\n{title} ", 1)[1].splitlines() if f"\n{title} " in text else []
-    rows: list[list[str]] = []
-    for line in lines[1:]:
-        if line.startswith("└"):
-            break
-        if line.startswith("│"):
-            rows.append([cell.strip() for cell in line.strip("│").split("│")])
-    return rows
+    return printed_table(text, title)[1]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.02) -> Any:

@@ -26,8 +26,8 @@ from coin_hts_pipelines_tests.integration.helpers import (
     wait_until,
 )
 
-SYMBOLS = [f"KRW-T{number:02d}" for number in range(12)]
-ARGV = ("run", "--symbols", ",".join(SYMBOLS), "--timeframes", "1H", "--start", "2025-01-02", "--end", "2026-06-30")
+SYMBOLS = [f"KRW-T{number:02d}" for number in range(9)]
+ARGV = ("run", "--symbols", ",".join(SYMBOLS), "--timeframes", "1H", "--start", "2024-07-01", "--end", "2025-06-30")
 LAYER_SECONDS = 90
 
 
