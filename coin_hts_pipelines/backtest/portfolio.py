@@ -138,9 +138,9 @@ def walk_account(
 ) -> FloatArray:
     """Work the account bar by bar where a position is held.
 
-    `equity` and `drawdown` are filled unless they are empty; `returns` (n,) is scratch space. Returned are: final equity,
-    mean of the bar returns, their sum of squared deviations, mean square of the negative ones, lowest drawdown, longest
-    run of bars below the running maximum, bars with a position.
+    `equity` and `drawdown` are filled unless they are empty; `returns` (n,) is scratch space. Returned are: final
+    equity, mean of the bar returns, their sum of squared deviations, mean square of the negative ones, lowest
+    drawdown, longest run of bars below the running maximum, bars with a position.
     """
     n, fill = len(closes), len(equity) > 0
     cash, peak, lowest = initial_cash, initial_cash, 0.0

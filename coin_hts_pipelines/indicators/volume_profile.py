@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from coin_hts_pipelines.errors import InvalidRequest
-from coin_hts_pipelines.kernels import kernel
+from coin_hts_pipelines.kernels import kernel, sum_kernel
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -40,12 +39,12 @@ def _literal(
     bins: int,
     share: float,
     lowest: float,
-    step: float,
     highest: float,
     edges: FloatArray,
     profile: FloatArray,
 ) -> int:
     """Bin of the resistance by the literal steps of SPEC 3.2: the profile, accumulated from the top."""
+    step = (highest - lowest) / bins
     total = 0.0
     for k in range(bins):
         edges[k] = lowest + k * step
@@ -72,9 +71,7 @@ def _literal(
     return 0
 
 
-# Sums may be taken in any order here, so that the loop is vectorized: ties are decided by `_literal`. No contraction,
-# for the distance from the edge must be the one the edge was compared with.
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan", "ninf"})
+@sum_kernel
 def _volume_above(tops: FloatArray, slopes: FloatArray, volumes: FloatArray, price: float) -> float:
     total = 0.0
     for j in range(len(volumes)):
