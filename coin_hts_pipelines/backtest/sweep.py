@@ -62,22 +62,12 @@ def _evaluate_holds(
     scratch, nothing = np.empty(len(closes)), np.empty(0)
     for h in range(len(holds)):
         rows[h, :6] = study_values(closes, signals, holds[h], nothing)
-        trades = walk_trades(
+        entry, exit_, price, _, quantity, _, pnl, _, proceeds, paid = walk_trades(
             opens, highs, lows, closes, signals, holds[h], stop_loss, take_profit, fee, slippage, cash, next_open
         )
-        account = walk_account(closes, trades[0], trades[1], trades[4], trades[8], cash, nothing, nothing, scratch)
+        account = walk_account(closes, entry, exit_, quantity, proceeds, cash, nothing, nothing, scratch)
         rows[h, 6:] = metric_values(
-            closes,
-            trades[0],
-            trades[1],
-            trades[2],
-            trades[4],
-            trades[6],
-            trades[9],
-            account,
-            cash,
-            fee,
-            periods_per_year,
+            closes, entry, exit_, price, quantity, pnl, paid, account, cash, fee, periods_per_year
         )
     return rows
 

@@ -169,16 +169,7 @@ def zone_slice(
                 gap = _volume_above(tops[first:i], slopes[first:i], volumes[first:i], edge) - threshold
                 if abs(gap) <= tie:
                     found = _literal(
-                        highs[first:i],
-                        lows[first:i],
-                        volumes[first:i],
-                        bins,
-                        share,
-                        lowest,
-                        step,
-                        highest,
-                        edges,
-                        profile,
+                        highs[first:i], lows[first:i], volumes[first:i], bins, share, lowest, highest, edges, profile
                     )
                     if found >= k:
                         continue
@@ -194,16 +185,7 @@ def zone_slice(
                 gap = _volume_above(tops[first:i], slopes[first:i], volumes[first:i], edge) - threshold
                 if abs(gap) <= tie:
                     found = _literal(
-                        highs[first:i],
-                        lows[first:i],
-                        volumes[first:i],
-                        bins,
-                        share,
-                        lowest,
-                        step,
-                        highest,
-                        edges,
-                        profile,
+                        highs[first:i], lows[first:i], volumes[first:i], bins, share, lowest, highest, edges, profile
                     )
                     break
                 if gap > 0.0:
