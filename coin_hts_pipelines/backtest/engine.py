@@ -26,7 +26,7 @@ def evaluate(
     """Study and portfolio of given signals over validated candles."""
     hold = int(params["hold_period_bars"])
     study = study_signals(candles.close, signals.buy, hold)
-    portfolio = simulate(candles, signals.buy, hold, request)
+    portfolio = simulate(candles, study.bar, hold, request)
     metrics = compute_metrics(
         portfolio,
         candles.close,

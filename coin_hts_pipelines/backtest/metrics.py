@@ -3,34 +3,113 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from coin_hts_pipelines.backtest.portfolio import Portfolio
+from coin_hts_pipelines.kernels import kernel
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
-_NAN = float("nan")
+METRICS = (
+    "total_return", "annual_return", "annual_volatility", "sharpe", "sortino", "max_drawdown", "max_drawdown_bars",
+    "calmar", "exposure", "trades", "win_rate", "profit_factor", "expectancy", "sqn", "best_trade", "worst_trade",
+    "avg_trade_bars", "fees_paid", "slippage_paid", "buy_and_hold_return",
+)  # fmt: skip
+COUNTS = frozenset({"max_drawdown_bars", "trades"})
+
 # Below this a standard deviation is rounding noise, and a ratio over it would be too.
 _ZERO_DEVIATION = 1e-14
 
 
-def _finite(value: Any) -> float:
-    number = float(value)
-    return number if math.isfinite(number) else _NAN
-
-
-def _deviation(values: FloatArray) -> float:
-    if len(values) < 2:
-        return _NAN
-    std = float(np.std(values, ddof=1))
-    return 0.0 if std < _ZERO_DEVIATION else std
-
-
+@kernel
 def _ratio(numerator: float, denominator: float) -> float:
-    return _NAN if not math.isfinite(denominator) or denominator == 0 else numerator / denominator
+    return numerator / denominator if abs(denominator) > 0 else np.nan
+
+
+@kernel
+def _deviation(squares: float, count: int) -> float:
+    if count < 2:
+        return np.nan
+    deviation = math.sqrt(squares / (count - 1))
+    return 0.0 if deviation < _ZERO_DEVIATION else deviation
+
+
+@kernel
+def metric_values(
+    closes: FloatArray,
+    entry_bars: IntArray,
+    exit_bars: IntArray,
+    entries: FloatArray,
+    quantities: FloatArray,
+    pnls: FloatArray,
+    paid: FloatArray,
+    account: FloatArray,
+    initial_cash: float,
+    fee: float,
+    periods_per_year: float,
+) -> FloatArray:
+    """Values in the order of `METRICS`, undefined and non-finite ones NaN; `account` is what `walk_account` returns."""
+    n = len(closes)
+    final, mean, squares, downside, lowest = account[0], account[1], account[2], account[3], account[4]
+    scale = math.sqrt(periods_per_year)
+    deviation, downside = _deviation(squares, n), math.sqrt(downside)
+    downside = 0.0 if downside < _ZERO_DEVIATION else downside
+    annual = (final / initial_cash) ** (periods_per_year / n) - 1
+
+    closed, wins, bars = 0, 0, 0
+    gains, losses, total = 0.0, 0.0, 0.0
+    best, worst = -np.inf, np.inf
+    for k in range(len(pnls)):
+        if exit_bars[k] < 0:
+            continue
+        pnl = pnls[k]
+        closed += 1
+        total += pnl
+        bars += exit_bars[k] - entry_bars[k]
+        if pnl > 0:
+            wins += 1
+            gains += pnl
+        else:
+            losses += pnl
+        change = pnl / (quantities[k] * entries[k] * (1 + fee)) * 100
+        best, worst = max(best, change), min(worst, change)
+    average = total / closed if closed else np.nan
+    spread = 0.0
+    for k in range(len(pnls)):
+        if exit_bars[k] >= 0:
+            spread += (pnls[k] - average) ** 2
+
+    values = np.array(
+        [
+            final / initial_cash - 1,
+            annual,
+            deviation * scale,
+            _ratio(mean, deviation) * scale,
+            _ratio(mean, downside) * scale,
+            lowest,
+            account[5],
+            _ratio(annual, abs(lowest)),
+            account[6] / n,
+            closed,
+            wins / closed if closed else np.nan,
+            _ratio(gains, abs(losses)),
+            average,
+            _ratio(math.sqrt(closed) * average, _deviation(spread, closed)),
+            best,
+            worst,
+            bars / closed if closed else np.nan,
+            paid[0],
+            paid[1],
+            closes[n - 1] / closes[0] - 1,
+        ]
+    )
+    for k in range(len(values)):
+        if not np.isfinite(values[k]):
+            values[k] = np.nan
+    return values
 
 
 def trade_returns(portfolio: Portfolio, fee_rate: float) -> FloatArray:
@@ -56,47 +135,18 @@ def compute_metrics(
     periods_per_year
         Bars in 365 days.
     """
-    with np.errstate(all="ignore"):
-        equity = portfolio.equity
-        n = len(equity)
-        growth = equity[-1] / initial_cash
-        previous = np.empty(n)
-        previous[0], previous[1:] = initial_cash, equity[:-1]
-        returns = equity / previous - 1
-        mean, deviation = float(np.mean(returns)), _deviation(returns)
-        downside = float(np.sqrt(np.mean(np.minimum(returns, 0) ** 2)))
-        downside = 0.0 if downside < _ZERO_DEVIATION else downside
-        scale = math.sqrt(periods_per_year)
-        annual = np.float64(growth) ** (periods_per_year / n) - 1
-        drawdown = min(float(portfolio.drawdown.min()), 0.0)
-
-        done = portfolio.exit_bar >= 0
-        pnl = portfolio.pnl[done]
-        k = len(pnl)
-        gains, losses = float(pnl[pnl > 0].sum()), float(pnl[pnl < 0].sum())
-        pct = trade_returns(portfolio, fee_rate)[done]
-        bars = (portfolio.exit_bar - portfolio.entry_bar)[done]
-        metrics: dict[str, float] = {
-            "total_return": growth - 1,
-            "annual_return": annual,
-            "annual_volatility": deviation * scale,
-            "sharpe": _ratio(mean, deviation) * scale,
-            "sortino": _ratio(mean, downside) * scale,
-            "max_drawdown": drawdown,
-            "max_drawdown_bars": portfolio.longest_drawdown,
-            "calmar": _ratio(float(annual), abs(drawdown)),
-            "exposure": portfolio.exposed_bars / n,
-            "trades": k,
-            "win_rate": np.count_nonzero(pnl > 0) / k if k else _NAN,
-            "profit_factor": _ratio(gains, abs(losses)),
-            "expectancy": pnl.mean() if k else _NAN,
-            "sqn": _ratio(math.sqrt(k) * float(pnl.mean()), _deviation(pnl)) if k else _NAN,
-            "best_trade": pct.max() if k else _NAN,
-            "worst_trade": pct.min() if k else _NAN,
-            "avg_trade_bars": bars.mean() if k else _NAN,
-            "fees_paid": portfolio.fees_paid,
-            "slippage_paid": portfolio.slippage_paid,
-            "buy_and_hold_return": close[-1] / close[0] - 1,
-        }
-    counts = {"max_drawdown_bars", "trades"}
-    return {name: int(value) if name in counts else _finite(value) for name, value in metrics.items()}
+    values = metric_values(
+        close,
+        portfolio.entry_bar,
+        portfolio.exit_bar,
+        portfolio.entry_price,
+        portfolio.quantity,
+        portfolio.pnl,
+        portfolio.paid,
+        portfolio.account,
+        initial_cash,
+        fee_rate,
+        periods_per_year,
+    )
+    named = zip(METRICS, values.tolist(), strict=True)
+    return {name: int(value) if name in COUNTS else value for name, value in named}

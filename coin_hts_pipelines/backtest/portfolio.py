@@ -1,4 +1,8 @@
-"""The portfolio: what one account would have done with the signals, bar by bar (SPEC 4.2)."""
+"""The portfolio: what one account would have done with the signals (SPEC 4.2).
+
+Two passes: the trades, which jump from signal to signal, and the account, which is worked bar by bar only while a
+position is held and filled in between. A sweep needs no arrays of the account and asks for its statistics alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from coin_hts_pipelines.backtest.request import BacktestRequest
 from coin_hts_pipelines.kernels import kernel
 from coin_hts_pipelines.market.candles import CandleArrays
 
-BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -24,8 +27,8 @@ class Portfolio:
     """Trades (arrays of length t, the open one last) and the account per bar (arrays of length n).
 
     Prices are fills in the quote, `reason` indexes `REASONS`; of an open trade `exit_bar` is -1 and `exit_price`
-    and `pnl` are NaN. `equity` is after all fills of the bar; `drawdown` a fraction <= 0 from the running maximum,
-    which starts at the cash.
+    and `pnl` are NaN. `proceeds` is the cash after the exit. `equity` is after all fills of the bar; `drawdown` a
+    fraction <= 0 from the running maximum, which starts at the cash. `account` and `paid` are what `metrics` needs.
     """
 
     entry_bar: IntArray
@@ -36,131 +39,173 @@ class Portfolio:
     fees: FloatArray
     pnl: FloatArray
     reason: npt.NDArray[np.int8]
+    proceeds: FloatArray
+    paid: FloatArray
+    account: FloatArray
     equity: FloatArray
     drawdown: FloatArray
-    exposed_bars: int
-    fees_paid: float
-    slippage_paid: float
-    longest_drawdown: int
 
 
 @kernel
-def _simulate(
+def walk_trades(
     opens: FloatArray,
     highs: FloatArray,
     lows: FloatArray,
     closes: FloatArray,
-    buy: BoolArray,
+    signals: IntArray,
     hold: int,
     stop_loss: float,
     take_profit: float,
     fee: float,
     slippage: float,
-    initial_cash: float,
+    cash: float,
     next_open: bool,
 ) -> tuple[
-    IntArray, IntArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, npt.NDArray[np.int8],
-    FloatArray, FloatArray, int, float, float, int,
+    IntArray, IntArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, npt.NDArray[np.int8], FloatArray,
+    FloatArray,
 ]:  # fmt: skip
-    n = len(closes)
-    # A position keeps every other entry off until the bar after its exit, so there are at most n // 2 + 1 trades
-    # with fills at the close, and n with fills at the open (in and out on one bar).
-    most = int(buy.sum())
+    """Trades of the account in order; the last array holds the fees and the slippage paid on all fills."""
+    n, most = len(closes), len(signals)
     entry_bars, exit_bars = np.empty(most, np.int64), np.full(most, -1, np.int64)
     entries, exits = np.empty(most), np.full(most, np.nan)
     quantities, fees, pnls = np.empty(most), np.empty(most), np.full(most, np.nan)
-    reasons = np.full(most, _OPEN, np.int8)
-    equity, drawdown = np.empty(n), np.empty(n)
-    cash, quantity, entry, entry_bar = initial_cash, 0.0, 0.0, -1
-    stop, target = -np.inf, np.inf
-    trades, exposed = 0, 0
-    fees_paid, slippage_paid = 0.0, 0.0
-    peak, below, longest = initial_cash, 0, 0
-    holding, pending = False, False
-    for i in range(n):
-        held_at_open = holding
-        busy = holding
-        if pending:
-            pending = False
-            price = opens[i]
-            entry = price * (1 + slippage)
-            quantity = cash / (entry * (1 + fee))
-            holding = busy = True
-            entry_bar = i
-            entry_bars[trades], entries[trades], quantities[trades] = i, entry, quantity
-            fees[trades] = quantity * entry * fee
-            fees_paid += fees[trades]
-            slippage_paid += quantity * abs(entry - price)
-            cash = 0.0
-            stop, target = entry * (1 - stop_loss), entry * (1 + take_profit)
-        if holding and (held_at_open or next_open):
-            price, reason = 0.0, -1
-            if held_at_open and stop_loss > 0 and opens[i] <= stop:
-                price, reason = opens[i], _STOP
-            elif held_at_open and take_profit > 0 and opens[i] >= target:
-                price, reason = opens[i], _TARGET
-            elif stop_loss > 0 and lows[i] <= stop:
-                price, reason = stop, _STOP
-            elif take_profit > 0 and highs[i] >= target:
-                price, reason = target, _TARGET
-            elif i - entry_bar == hold:
-                price, reason = closes[i], _TIME
-            if reason >= 0:
-                fill = price * (1 - slippage)
-                exit_fee = quantity * fill * fee
-                cash = quantity * fill - exit_fee
-                exit_bars[trades], exits[trades], reasons[trades] = i, fill, reason
-                pnls[trades] = cash - (quantity * entry + fees[trades])
-                fees[trades] += exit_fee
-                fees_paid += exit_fee
-                slippage_paid += quantity * abs(fill - price)
-                quantity = 0.0
-                holding = False
-                trades += 1
-        if buy[i] and not busy:
-            if next_open:
-                pending = True
-            else:
-                price = closes[i]
-                entry = price * (1 + slippage)
-                quantity = cash / (entry * (1 + fee))
-                holding = True
-                entry_bar = i
-                entry_bars[trades], entries[trades], quantities[trades] = i, entry, quantity
-                fees[trades] = quantity * entry * fee
-                fees_paid += fees[trades]
-                slippage_paid += quantity * abs(entry - price)
-                cash = 0.0
-                stop, target = entry * (1 - stop_loss), entry * (1 + take_profit)
-        exposed += holding
-        equity[i] = cash + quantity * closes[i]
-        peak = max(peak, equity[i])
-        drawdown[i] = equity[i] / peak - 1
-        below = below + 1 if equity[i] < peak else 0
-        longest = max(longest, below)
-    if holding:
+    reasons, proceeds = np.full(most, _OPEN, np.int8), np.full(most, np.nan)
+    paid = np.zeros(2)
+    trades, free = 0, 0
+    for s in range(most):
+        bar = signals[s]
+        if bar < free:
+            continue
+        entry_bar = bar + 1 if next_open else bar
+        if entry_bar >= n:
+            break
+        price = opens[entry_bar] if next_open else closes[entry_bar]
+        entry = price * (1 + slippage)
+        quantity = cash / (entry * (1 + fee))
+        entry_fee = quantity * entry * fee
+        paid[0] += entry_fee
+        paid[1] += quantity * abs(entry - price)
+        entry_bars[trades], entries[trades] = entry_bar, entry
+        quantities[trades], fees[trades] = quantity, entry_fee
+        price, reason, exit_bar = 0.0, -1, entry_bar + hold
+        if stop_loss > 0 or take_profit > 0:
+            stop = entry * (1 - stop_loss) if stop_loss > 0 else -np.inf
+            target = entry * (1 + take_profit) if take_profit > 0 else np.inf
+            for i in range(entry_bar if next_open else entry_bar + 1, min(entry_bar + hold, n - 1) + 1):
+                if i > entry_bar and opens[i] <= stop:
+                    price, reason = opens[i], _STOP
+                elif i > entry_bar and opens[i] >= target:
+                    price, reason = opens[i], _TARGET
+                elif lows[i] <= stop:
+                    price, reason = stop, _STOP
+                elif highs[i] >= target:
+                    price, reason = target, _TARGET
+                if reason >= 0:
+                    exit_bar = i
+                    break
+        if reason < 0 and exit_bar < n:
+            price, reason = closes[exit_bar], _TIME
         trades += 1
+        if reason < 0:
+            break
+        fill = price * (1 - slippage)
+        exit_fee = quantity * fill * fee
+        cash = quantity * fill - exit_fee
+        paid[0] += exit_fee
+        paid[1] += quantity * abs(fill - price)
+        k = trades - 1
+        exit_bars[k], exits[k], reasons[k], proceeds[k] = exit_bar, fill, reason, cash
+        pnls[k] = cash - (quantity * entry + entry_fee)
+        fees[k] += exit_fee
+        free = exit_bar + 1
     return (
         entry_bars[:trades], exit_bars[:trades], entries[:trades], exits[:trades], quantities[:trades],
-        fees[:trades], pnls[:trades], reasons[:trades], equity, drawdown, exposed, fees_paid, slippage_paid, longest,
+        fees[:trades], pnls[:trades], reasons[:trades], proceeds[:trades], paid,
     )  # fmt: skip
 
 
-def simulate(candles: CandleArrays, buy: BoolArray, hold: int, request: BacktestRequest) -> Portfolio:
-    """Run the account over validated candles; `buy` has one flag a bar, `hold` is in bars."""
-    return Portfolio(
-        *_simulate(
-            candles.open,
-            candles.high,
-            candles.low,
-            candles.close,
-            buy,
-            hold,
-            request.exits.stop_loss or 0.0,
-            request.exits.take_profit or 0.0,
-            request.costs.fee_rate,
-            request.costs.slippage_rate,
-            request.initial_cash,
-            request.fill == "next_open",
-        )
+@kernel
+def walk_account(
+    closes: FloatArray,
+    entry_bars: IntArray,
+    exit_bars: IntArray,
+    quantities: FloatArray,
+    proceeds: FloatArray,
+    initial_cash: float,
+    equity: FloatArray,
+    drawdown: FloatArray,
+    returns: FloatArray,
+) -> FloatArray:
+    """Work the account bar by bar where a position is held.
+
+    `equity` and `drawdown` are filled unless they are empty; `returns` (n,) is scratch space. Returned are: final
+    equity, mean of the bar returns, their sum of squared deviations, mean square of the negative ones, lowest
+    drawdown, longest run of bars below the running maximum, bars with a position.
+    """
+    n, fill = len(closes), len(equity) > 0
+    cash, peak, lowest = initial_cash, initial_cash, 0.0
+    previous, total, downside = initial_cash, 0.0, 0.0
+    held, exposed, below, longest, at = 0, 0, 0, 0, 0
+    for t in range(len(entry_bars) + 1):
+        last = t == len(entry_bars)
+        first = n if last else entry_bars[t]
+        if first > at:
+            below = below + first - at if cash < peak else 0
+            longest = max(longest, below)
+            if fill:
+                equity[at:first] = cash
+                drawdown[at:first] = cash / peak - 1
+        if last:
+            break
+        quantity, exit_bar = quantities[t], exit_bars[t]
+        end = exit_bar if exit_bar >= 0 else n - 1
+        for i in range(first, end + 1):
+            value = proceeds[t] if i == exit_bar else 0.0 + quantity * closes[i]
+            change = value / previous - 1
+            returns[held] = change
+            held += 1
+            total += change
+            if change < 0:
+                downside += change * change
+            previous = value
+            if value >= peak:
+                peak, below = value, 0
+            else:
+                below += 1
+                longest = max(longest, below)
+                lowest = min(lowest, value / peak - 1)
+            if fill:
+                equity[i] = value
+                drawdown[i] = value / peak - 1
+        exposed += end - first + (0 if exit_bar >= 0 else 1)
+        cash = proceeds[t] if exit_bar >= 0 else previous
+        at = end + 1
+    mean = total / n
+    squares = (n - held) * mean * mean
+    for k in range(held):
+        squares += (returns[k] - mean) ** 2
+    return np.array([previous, mean, squares, downside / n, lowest, longest, exposed])
+
+
+def simulate(candles: CandleArrays, signals: IntArray, hold: int, request: BacktestRequest) -> Portfolio:
+    """Run the account over validated candles; `signals` are the bars that buy, ascending, `hold` is in bars."""
+    trades = walk_trades(
+        candles.open,
+        candles.high,
+        candles.low,
+        candles.close,
+        signals,
+        hold,
+        request.exits.stop_loss or 0.0,
+        request.exits.take_profit or 0.0,
+        request.costs.fee_rate,
+        request.costs.slippage_rate,
+        request.initial_cash,
+        request.fill == "next_open",
     )
+    n = len(candles)
+    equity, drawdown = np.empty(n), np.empty(n)
+    account = walk_account(
+        candles.close, trades[0], trades[1], trades[4], trades[8], request.initial_cash, equity, drawdown, np.empty(n)
+    )
+    return Portfolio(*trades, account, equity, drawdown)

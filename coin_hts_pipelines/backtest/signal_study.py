@@ -27,23 +27,30 @@ class SignalStudy:
     stats: dict[str, float]
 
 
+STUDY = ("samples", "closed", "win_rate", "avg_return", "max_drawdown", "avg_hold_bars")
+
+
 @kernel
-def _statistics(close: FloatArray, bars: IntArray, hold: int) -> tuple[FloatArray, int, float, float]:
-    n = len(close)
+def study_values(close: FloatArray, bars: IntArray, hold: int, returns: FloatArray) -> FloatArray:
+    """Values in the order of `STUDY`; the returns of the closed signals are written to `returns` unless it is empty."""
     closed = 0
-    while closed < len(bars) and bars[closed] + hold < n:
-        closed += 1
-    returns = np.empty(closed)
     wins = 0
     cumulated, peak, drawdown = 0.0, 0.0, 0.0
-    for k in range(closed):
+    for k in range(len(bars)):
+        if bars[k] + hold >= len(close):
+            break
         entry = close[bars[k]]
-        returns[k] = (close[bars[k] + hold] - entry) / entry * 100
-        wins += returns[k] > 0
-        cumulated += returns[k]
+        change = (close[bars[k] + hold] - entry) / entry * 100
+        if len(returns) > 0:
+            returns[k] = change
+        closed += 1
+        wins += change > 0
+        cumulated += change
         peak = max(peak, cumulated)
         drawdown = max(drawdown, peak - cumulated)
-    return returns, wins, cumulated, drawdown
+    if closed == 0:
+        return np.array([float(len(bars)), 0.0, 0.0, 0.0, 0.0, 0.0])
+    return np.array([float(len(bars)), closed, wins / closed, cumulated / closed, drawdown, hold])
 
 
 def study_signals(close: FloatArray, buy: BoolArray, hold: int) -> SignalStudy:
@@ -65,14 +72,7 @@ def study_signals(close: FloatArray, buy: BoolArray, hold: int) -> SignalStudy:
         positive), avg_hold_bars (bars); with nothing closed all but samples are 0.
     """
     bars = np.flatnonzero(buy).astype(np.int64)
-    returns, wins, cumulated, drawdown = _statistics(close, bars, hold)
-    closed = len(returns)
-    stats: dict[str, float] = {
-        "samples": len(bars),
-        "closed": closed,
-        "win_rate": wins / closed if closed else 0.0,
-        "avg_return": cumulated / closed if closed else 0.0,
-        "max_drawdown": drawdown if closed else 0.0,
-        "avg_hold_bars": float(hold) if closed else 0.0,
-    }
-    return SignalStudy(bars, returns, stats)
+    returns = np.empty(len(bars))
+    values = dict(zip(STUDY, study_values(close, bars, hold, returns).tolist(), strict=True))
+    stats: dict[str, float] = {**values, "samples": int(values["samples"]), "closed": int(values["closed"])}
+    return SignalStudy(bars, returns[: int(values["closed"])], stats)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from coin_hts_pipelines.indicators.volume_profile import resistance_slice
+from coin_hts_pipelines.indicators.volume_profile import zone_slice
 from coin_hts_pipelines.market.candles import CandleArrays
 from coin_hts_pipelines.strategies.base import HOLD_PERIOD, BoolArray, FloatArray, Param, Strategy
 
@@ -26,7 +26,7 @@ class VolumeZoneBreakout(Strategy):
     )
 
     def nanoseconds_per_bar(self, params: Mapping[str, Any]) -> float:
-        """Cost of a bar: a profile of the window, at worst every bar over every bin."""
+        """Cost of a bar where every comparison is a tie: the profile of the window, every bar over every bin."""
         return 100.0 + float(params["volume_window"]) * (5.0 + float(params["num_bins"]))
 
     def compute(
@@ -40,18 +40,16 @@ class VolumeZoneBreakout(Strategy):
             top, bottom = np.empty(len(candles)), np.empty(len(candles))
             np.maximum(candles.open[first:stop], candles.close[first:stop], out=top[first:stop])
             np.minimum(candles.open[first:stop], candles.close[first:stop], out=bottom[first:stop])
-        resistance = resistance_slice(
+        _, buy, confidence = zone_slice(
+            candles.high,
             top,
             bottom,
             candles.volume,
             params["volume_window"],
             params["num_bins"],
             params["top_percentile"],
+            params["breakout_buffer"],
             start,
             stop,
         )
-        level = resistance * (1 + params["breakout_buffer"])
-        high = candles.high[start:stop]
-        buy = high >= level
-        confidence = np.where(buy, np.minimum(0.5 + (high - level) / level, 1.0), 0.0)
         return buy, confidence
