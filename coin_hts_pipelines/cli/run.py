@@ -130,9 +130,8 @@ def _print(reports: list[TimeframeReport], seconds: float) -> None:
     if synthetic:
         out.print(f"[yellow]{SYNTHETIC_NOTE}[/yellow]")
     out.print(f"\nCandles, indicators, results  {settings.root}", soft_wrap=True)
-    store = (
-        settings.exports if settings.export_store == "directory" else f"s3://{settings.s3_bucket}/{settings.s3_prefix}"
-    )
+    bucket = f"s3://{settings.s3_bucket or '(no bucket set)'}/{settings.s3_prefix}"
+    store = settings.exports if settings.export_store == "directory" else bucket
     out.print(f"Exports                       {store}", soft_wrap=True)
     for path in html:
         out.print(f"Report                        {path}", soft_wrap=True)
