@@ -63,7 +63,7 @@ def _alignment(short: FloatArray, middle: FloatArray, long: FloatArray) -> pd.Se
     return pd.Series(text, dtype="str")
 
 
-def indicator_frame(candles: pd.DataFrame, timeframe: str | Timeframe) -> pd.DataFrame:
+def indicator_frame(candles: pd.DataFrame, timeframe: str | Timeframe = "1D") -> pd.DataFrame:
     """Add the indicator columns of SPEC 5 to candles of one symbol.
 
     Parameters

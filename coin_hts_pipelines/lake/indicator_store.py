@@ -135,7 +135,7 @@ def _column_type(name: str) -> pa.DataType:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    frame = table.to_pandas(ignore_metadata=True)
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     for name in TEXT_COLUMNS.intersection(frame.columns):
         frame[name] = frame[name].astype("str")
     numbers = frame.columns.difference(["timestamp", *TEXT_COLUMNS])

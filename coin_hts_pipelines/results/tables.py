@@ -55,7 +55,7 @@ def write_table(frame: pd.DataFrame, path: Path, schema: pa.Schema | None = None
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a result file; bar numbers come back as nullable Int64 where the schema allows a missing one."""
-    frame = pq.read_table(path).to_pandas()
+    frame: pd.DataFrame = pq.read_table(path).to_pandas()
     for name in ("entry_bar", "exit_bar"):
         if name in frame.columns:
             frame[name] = frame[name].astype("Int64")
