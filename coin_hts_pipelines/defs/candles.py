@@ -161,7 +161,6 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         with never_retried():
             span, opened = config.span, config.open(lake.root)
         source = None if isinstance(opened, StoredSource) else opened
-        displaced: dict[str, Done] = {}
 
         def work(symbol: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:
             outcomes: dict[str, Outcome] = {}
@@ -170,17 +169,23 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
                     raise Cancelled(f"{symbol} was cancelled")
                 try:
                     year = int(split_key(key)[1])
-                    outcomes[key], years = load_year(store, source, symbol, timeframe, year, span)
+                    outcomes[key], _ = load_year(store, source, symbol, timeframe, year, span)
                 except Exception as error:
-                    outcomes[key], years = error, ()
-                for gone in years:
-                    note = {"dagster/row_count": 0, "note": "synthetic candles removed: real ones arrived"}
-                    displaced[join_key(symbol, str(gone))] = Done(note)
+                    outcomes[key] = error
             return outcomes
 
-        keys = requested_keys(context)
-        yield from work_on(
-            context, group_keys(keys, by=0), work, progress=progress, checks=CHECKS, also=lambda: displaced
-        )
+        groups = group_keys(requested_keys(context), by=0)
+
+        def displaced() -> dict[str, Done]:
+            # Asked of the stores, not remembered: a retry or the run after a killed one must still find them.
+            note = {"dagster/row_count": 0, "note": "synthetic candles removed: real ones arrived"}
+            return {
+                join_key(symbol, str(year)): Done(note)
+                for symbol, _ in groups
+                for year in lake.indicators.years(symbol, timeframe)
+                if year not in store.years(symbol, timeframe)
+            }
+
+        yield from work_on(context, groups, work, progress=progress, checks=CHECKS, also=displaced)
 
     return candles

@@ -200,6 +200,17 @@ def test_real_candles_that_displace_samples_are_recorded_and_followed(world: Wor
     assert IndicatorStore(world.data).years("KRW-BTC", "1D") == [2024]
 
 
+def test_years_a_killed_run_displaced_are_recorded_by_the_next(world: World, home: Path) -> None:
+    assert world.run("candles_1d", "KRW-BTC|2022", "KRW-BTC|2024", source="sample").success
+    assert world.run("indicators_1d", "KRW-BTC|2022", "KRW-BTC|2024").success
+    real = candles(100, start="2024-01-01")
+    CandleStore(home / "files").merge("KRW-BTC", "1D", real, source="files")
+    # As far as a run gets that is killed between the store and the record.
+    assert CandleStore(world.data).merge("KRW-BTC", "1D", real, source="files").replaced_synthetic_years
+    result = world.run("candles_1d", "KRW-BTC|2024", source="files", path=str(home / "files"))
+    assert set(world.events(result)) == {"KRW-BTC|2022", "KRW-BTC|2023", "KRW-BTC|2024"}
+
+
 def test_a_preset_that_is_gone_fails_its_partitions_only(world: World) -> None:
     world.fill()
     PresetCatalog(open_database()).remove("long_1d")
