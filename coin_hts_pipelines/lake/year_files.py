@@ -78,7 +78,11 @@ class YearFiles:
 
     def _entries(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
-        return list(self.filesystem.get_file_info(selector))
+        try:
+            return list(self.filesystem.get_file_info(selector))
+        except FileNotFoundError:
+            # Arrow lists first and asks afterwards whether the folder exists: another process made it in between.
+            return list(self.filesystem.get_file_info(selector))
 
     def symbols(self) -> list[str]:
         """Symbols that have a year file, sorted; folders that are no symbols are left alone."""

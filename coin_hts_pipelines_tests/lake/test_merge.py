@@ -248,6 +248,30 @@ def start(script, *arguments):
     return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
+class AppearsWhileListed:
+    """A filesystem whose first listing fails as Arrow's does when another process makes the folder meanwhile."""
+
+    def __init__(self, filesystem):
+        self.filesystem, self.listings = filesystem, 0
+
+    def __getattr__(self, name):
+        return getattr(self.filesystem, name)
+
+    def get_file_info(self, asked):
+        self.listings += 1
+        if self.listings == 1:
+            raise FileNotFoundError(2, "Cannot list directory")
+        return self.filesystem.get_file_info(asked)
+
+
+def test_a_folder_that_appears_while_it_is_listed_is_read(tmp_path):
+    CandleStore(tmp_path).merge("KRW-BTC", "1D", DAYS, source="files")
+    store = CandleStore(tmp_path)
+    store.files.filesystem = AppearsWhileListed(store.files.filesystem)
+    assert store.years("KRW-BTC", "1D") == [2023, 2024, 2025]
+    assert store.files.filesystem.listings == 2
+
+
 def test_processes_lose_nothing(tmp_path):
     writers = [start(WRITER, tmp_path, part, 3) for part in range(3)]
     store = CandleStore(tmp_path)
