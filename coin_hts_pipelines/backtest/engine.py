@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pandas as pd
 
 from coin_hts_pipelines.backtest.digest import inputs_digest
 from coin_hts_pipelines.backtest.metrics import compute_metrics
 from coin_hts_pipelines.backtest.portfolio import simulate
+from coin_hts_pipelines.backtest.regime import regime_mask
 from coin_hts_pipelines.backtest.request import BacktestRequest
 from coin_hts_pipelines.backtest.result import BacktestResult
 from coin_hts_pipelines.backtest.signal_study import study_signals
@@ -20,13 +24,28 @@ from coin_hts_pipelines.strategies.registry import get_strategy
 _SIGNALS_SHARE = 0.9
 
 
+def filtered_signals(
+    candles: CandleArrays,
+    request: BacktestRequest,
+    params: Mapping[str, ParamValue],
+    progress: Progress | None = None,
+    cancelled: IsCancelled | None = None,
+) -> Signals:
+    """Signals of the request's strategy under its regime filter, over validated candles and full parameters."""
+    signals = get_strategy(request.strategy).signals_of(candles, params, progress, cancelled)
+    if not request.regime:
+        return signals
+    mask = regime_mask(candles, Timeframe(request.timeframe), request.regime)
+    return replace(signals, buy=signals.buy & mask)
+
+
 def evaluate(
     candles: CandleArrays, signals: Signals, params: dict[str, ParamValue], request: BacktestRequest, digest: str
 ) -> BacktestResult:
     """Study and portfolio of given signals over validated candles."""
     hold = int(params["hold_period_bars"])
     study = study_signals(candles.close, signals.buy, hold)
-    portfolio = simulate(candles, study.bar, hold, request)
+    portfolio = simulate(candles, study.bar, signals.sell, hold, request)
     metrics = compute_metrics(
         portfolio,
         candles.close,
@@ -79,10 +98,10 @@ def run_backtest(
         If `cancelled()` became true.
     """
     arrays = validated_arrays(candles, Timeframe(request.timeframe))
-    strategy, params = get_strategy(request.strategy), request.full_params
+    params = request.full_params
     report = progress or (lambda _: None)
     report(0.0)
-    signals = strategy.signals_of(arrays, params, lambda share: report(share * _SIGNALS_SHARE), cancelled)
+    signals = filtered_signals(arrays, request, params, lambda share: report(share * _SIGNALS_SHARE), cancelled)
     result = evaluate(arrays, signals, params, request, inputs_digest(arrays, request.identity()))
     if cancelled is not None and cancelled():
         raise Cancelled(f"{request.strategy} was cancelled")

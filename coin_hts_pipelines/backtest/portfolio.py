@@ -11,24 +11,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from coin_hts_pipelines.backtest.exits import NONE, OPEN, SIGNAL, TIME, exit_at_open, exit_inside
 from coin_hts_pipelines.backtest.request import BacktestRequest
+from coin_hts_pipelines.backtest.sizing import RISK, sized, sizing_values
 from coin_hts_pipelines.kernels import kernel
 from coin_hts_pipelines.market.candles import CandleArrays
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-REASONS = ("stop_loss", "take_profit", "trailing_stop", "signal", "time", "open")
-_STOP, _TARGET, _TIME, _OPEN = 0, 1, 4, 5
+BoolArray = npt.NDArray[np.bool_]
+Trades = tuple[
+    IntArray, IntArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, npt.NDArray[np.int8], FloatArray,
+    FloatArray, FloatArray,
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Portfolio:
     """Trades (arrays of length t, the open one last) and the account per bar (arrays of length n).
 
-    Prices are fills in the quote, `reason` indexes `REASONS`; of an open trade `exit_bar` is -1 and `exit_price`
-    and `pnl` are NaN. `proceeds` is the cash after the exit. `equity` is after all fills of the bar; `drawdown` a
-    fraction <= 0 from the running maximum, which starts at the cash. `account` and `paid` are what `metrics` needs.
+    Prices are fills in the quote, `reason` indexes `exits.REASONS`; of an open trade `exit_bar` is -1 and
+    `exit_price` and `pnl` are NaN. `idle` is the cash not spent, `proceeds` the cash after the exit. `equity` is after
+    all fills of the bar; `drawdown` a fraction <= 0 from the running maximum, which starts at the cash. `account` and
+    `paid` are what `metrics` needs.
     """
 
     entry_bar: IntArray
@@ -39,6 +44,7 @@ class Portfolio:
     fees: FloatArray
     pnl: FloatArray
     reason: npt.NDArray[np.int8]
+    idle: FloatArray
     proceeds: FloatArray
     paid: FloatArray
     account: FloatArray
@@ -53,24 +59,29 @@ def walk_trades(
     lows: FloatArray,
     closes: FloatArray,
     signals: IntArray,
-    hold: int,
-    stop_loss: float,
-    take_profit: float,
+    sell: BoolArray,
+    rules: FloatArray,
+    rule_of: IntArray,
+    size_kind: int,
+    size_value: float,
+    ranges: FloatArray,
     fee: float,
     slippage: float,
     cash: float,
     next_open: bool,
-) -> tuple[
-    IntArray, IntArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, npt.NDArray[np.int8], FloatArray,
-    FloatArray,
-]:  # fmt: skip
-    """Trades of the account in order; the last array holds the fees and the slippage paid on all fills."""
-    n, most = len(closes), len(signals)
+) -> Trades:
+    """Trades of the account in order; the last array holds the fees and the slippage paid on all fills.
+
+    `signals` are the bars that buy; `sell` (n,) is empty without SELL signals. `rules` (r, 4) holds holding period,
+    stop loss, take profit and trailing stop, 0 where one is off; `rule_of` is the row of each signal, empty when
+    there is one row. `ranges` (n,) is what `sized` needs for a volatility target, otherwise empty.
+    """
+    n, most, sells = len(closes), len(signals), len(sell) > 0
     entry_bars, exit_bars = np.empty(most, np.int64), np.full(most, -1, np.int64)
     entries, exits = np.empty(most), np.full(most, np.nan)
     quantities, fees, pnls = np.empty(most), np.empty(most), np.full(most, np.nan)
-    reasons, proceeds = np.full(most, _OPEN, np.int8), np.full(most, np.nan)
-    paid = np.zeros(2)
+    reasons, proceeds = np.full(most, OPEN, np.int8), np.full(most, np.nan)
+    idles, paid = np.empty(most), np.zeros(2)
     trades, free = 0, 0
     for s in range(most):
         bar = signals[s]
@@ -79,48 +90,59 @@ def walk_trades(
         entry_bar = bar + 1 if next_open else bar
         if entry_bar >= n:
             break
+        range_ = ranges[bar] if size_kind == RISK else 0.0
+        if np.isnan(range_):
+            continue
+        rule = rules[rule_of[s] if len(rule_of) > 0 else 0]
+        hold, stop_loss, take_profit, trailing = int(rule[0]), rule[1], rule[2], rule[3]
         price = opens[entry_bar] if next_open else closes[entry_bar]
         entry = price * (1 + slippage)
-        quantity = cash / (entry * (1 + fee))
+        quantity, idle = sized(size_kind, size_value, cash, cash, entry * (1 + fee), range_)
         entry_fee = quantity * entry * fee
         paid[0] += entry_fee
         paid[1] += quantity * abs(entry - price)
-        entry_bars[trades], entries[trades] = entry_bar, entry
+        entry_bars[trades], entries[trades], idles[trades] = entry_bar, entry, idle
         quantities[trades], fees[trades] = quantity, entry_fee
-        price, reason, exit_bar = 0.0, -1, entry_bar + hold
-        if stop_loss > 0 or take_profit > 0:
+        price, reason, exit_bar = 0.0, NONE, entry_bar + hold
+        if sells or stop_loss > 0 or take_profit > 0 or trailing > 0:
             stop = entry * (1 - stop_loss) if stop_loss > 0 else -np.inf
             target = entry * (1 + take_profit) if take_profit > 0 else np.inf
-            for i in range(entry_bar if next_open else entry_bar + 1, min(entry_bar + hold, n - 1) + 1):
-                if i > entry_bar and opens[i] <= stop:
-                    price, reason = opens[i], _STOP
-                elif i > entry_bar and opens[i] >= target:
-                    price, reason = opens[i], _TARGET
-                elif lows[i] <= stop:
-                    price, reason = stop, _STOP
-                elif highs[i] >= target:
-                    price, reason = target, _TARGET
-                if reason >= 0:
+            peak, trail = entry, -np.inf
+            for i in range(entry_bar if next_open else entry_bar + 1, min(exit_bar, n - 1) + 1):
+                if trailing > 0:
+                    trail = peak * (1 - trailing)
+                    peak = max(peak, highs[i])
+                if i > entry_bar:
+                    if next_open and sells and sell[i - 1]:
+                        price, reason = opens[i], SIGNAL
+                    else:
+                        price, reason = exit_at_open(opens[i], stop, trail, target)
+                if reason == NONE:
+                    price, reason = exit_inside(highs[i], lows[i], stop, trail, target)
+                if reason == NONE and not next_open and sells and sell[i]:
+                    price, reason = closes[i], SIGNAL
+                if reason != NONE:
                     exit_bar = i
                     break
-        if reason < 0 and exit_bar < n:
-            price, reason = closes[exit_bar], _TIME
+        if reason == NONE and exit_bar < n:
+            price, reason = closes[exit_bar], TIME
         trades += 1
-        if reason < 0:
+        if reason == NONE:
             break
         fill = price * (1 - slippage)
         exit_fee = quantity * fill * fee
-        cash = quantity * fill - exit_fee
+        received = quantity * fill - exit_fee
+        cash = idle + received
         paid[0] += exit_fee
         paid[1] += quantity * abs(fill - price)
         k = trades - 1
         exit_bars[k], exits[k], reasons[k], proceeds[k] = exit_bar, fill, reason, cash
-        pnls[k] = cash - (quantity * entry + entry_fee)
+        pnls[k] = received - (quantity * entry + entry_fee)
         fees[k] += exit_fee
         free = exit_bar + 1
     return (
         entry_bars[:trades], exit_bars[:trades], entries[:trades], exits[:trades], quantities[:trades],
-        fees[:trades], pnls[:trades], reasons[:trades], proceeds[:trades], paid,
+        fees[:trades], pnls[:trades], reasons[:trades], idles[:trades], proceeds[:trades], paid,
     )  # fmt: skip
 
 
@@ -130,6 +152,7 @@ def walk_account(
     entry_bars: IntArray,
     exit_bars: IntArray,
     quantities: FloatArray,
+    idles: FloatArray,
     proceeds: FloatArray,
     initial_cash: float,
     equity: FloatArray,
@@ -157,10 +180,10 @@ def walk_account(
                 drawdown[at:first] = cash / peak - 1
         if last:
             break
-        quantity, exit_bar = quantities[t], exit_bars[t]
+        quantity, idle, exit_bar = quantities[t], idles[t], exit_bars[t]
         end = exit_bar if exit_bar >= 0 else n - 1
         for i in range(first, end + 1):
-            value = proceeds[t] if i == exit_bar else 0.0 + quantity * closes[i]
+            value = proceeds[t] if i == exit_bar else idle + quantity * closes[i]
             change = value / previous - 1
             returns[held] = change
             held += 1
@@ -187,25 +210,48 @@ def walk_account(
     return np.array([previous, mean, squares, downside / n, lowest, longest, exposed])
 
 
-def simulate(candles: CandleArrays, signals: IntArray, hold: int, request: BacktestRequest) -> Portfolio:
-    """Run the account over validated candles; `signals` are the bars that buy, ascending, `hold` is in bars."""
+def simulate(candles: CandleArrays, bars: IntArray, sell: BoolArray, hold: int, request: BacktestRequest) -> Portfolio:
+    """Run the account over validated candles.
+
+    Parameters
+    ----------
+    candles
+        n bars.
+    bars
+        The bars that buy, ascending.
+    sell
+        SELL signals, shape (n,), or empty.
+    hold
+        Holding period in bars.
+    request
+        Exits, sizing, costs, cash and fill.
+    """
+    exits, costs = request.exits, request.costs
+    next_open = request.fill == "next_open"
     trades = walk_trades(
         candles.open,
         candles.high,
         candles.low,
         candles.close,
-        signals,
-        hold,
-        request.exits.stop_loss or 0.0,
-        request.exits.take_profit or 0.0,
-        request.costs.fee_rate,
-        request.costs.slippage_rate,
+        bars,
+        sell if exits.signal_exit else sell[:0],
+        np.array([[float(hold), *exits.levels()]]),
+        np.empty(0, dtype=np.int64),
+        *sizing_values(request.sizing, candles),
+        costs.fee_rate,
+        costs.slippage_rate,
         request.initial_cash,
-        request.fill == "next_open",
+        next_open,
     )
+    return account_of(candles, trades, request.initial_cash)
+
+
+def account_of(candles: CandleArrays, trades: Trades, initial_cash: float) -> Portfolio:
+    """Work the account bar by bar from what `walk_trades` returned."""
     n = len(candles)
     equity, drawdown = np.empty(n), np.empty(n)
+    entry_bar, exit_bar, quantity, idle, proceeds = trades[0], trades[1], trades[4], trades[8], trades[9]
     account = walk_account(
-        candles.close, trades[0], trades[1], trades[4], trades[8], request.initial_cash, equity, drawdown, np.empty(n)
+        candles.close, entry_bar, exit_bar, quantity, idle, proceeds, initial_cash, equity, drawdown, np.empty(n)
     )
     return Portfolio(*trades, account, equity, drawdown)

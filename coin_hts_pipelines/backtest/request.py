@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coin_hts_pipelines.backtest.regime import Regime
 from coin_hts_pipelines.errors import InvalidRequest
 from coin_hts_pipelines.market.timeframe import Timeframe
 from coin_hts_pipelines.strategies.base import ParamValue
@@ -48,17 +49,24 @@ class Costs:
 
 @dataclass(frozen=True)
 class Exits:
-    """Exit rules beside the holding period, as fractions of the entry fill; None switches a rule off."""
+    """Exit rules beside the holding period, as fractions of the entry fill; None switches a rule off.
+
+    `trailing_stop` is a fraction of the highest price since the entry; `signal_exit` lets the strategy's SELL signals
+    end a position. The rules and their order are in docs/engine.md 2.
+    """
 
     stop_loss: float | None = None
     take_profit: float | None = None
+    trailing_stop: float | None = None
+    signal_exit: bool = True
 
     def __post_init__(self) -> None:
-        if self.stop_loss is not None:
-            stop = _in_range(
-                "stop_loss", self.stop_loss, "0 < stop_loss < 1", low=0, high=1, low_open=True, high_open=True
-            )
-            object.__setattr__(self, "stop_loss", stop)
+        for name in ("stop_loss", "trailing_stop"):
+            if getattr(self, name) is not None:
+                stop = _in_range(
+                    name, getattr(self, name), f"0 < {name} < 1", low=0, high=1, low_open=True, high_open=True
+                )
+                object.__setattr__(self, name, stop)
         if self.take_profit is not None:
             target = _in_range(
                 "take_profit",
@@ -70,6 +78,69 @@ class Exits:
                 high_open=False,
             )
             object.__setattr__(self, "take_profit", target)
+        if not isinstance(self.signal_exit, bool):
+            raise InvalidRequest(f"signal_exit = {self.signal_exit!r} is not accepted; expected true or false")
+
+    def levels(self) -> tuple[float, float, float]:
+        """Stop loss, take profit and trailing stop, 0 where one is off."""
+        return self.stop_loss or 0.0, self.take_profit or 0.0, self.trailing_stop or 0.0
+
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON values; rules later than SPEC 4 appear only when they are set."""
+        document: dict[str, Any] = {"stop_loss": self.stop_loss, "take_profit": self.take_profit}
+        if self.trailing_stop is not None:
+            document["trailing_stop"] = self.trailing_stop
+        if not self.signal_exit:
+            document["signal_exit"] = False
+        return document
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How much goes into a position: exactly one of `fraction`, `amount` and `risk` (docs/engine.md 3).
+
+    `fraction` of the account; `amount` in the quote, costs included; `risk`, the fraction of the account that a move
+    of `atr_multiple` average true ranges of `atr_window` bars may cost.
+    """
+
+    fraction: float | None = None
+    amount: float | None = None
+    risk: float | None = None
+    atr_window: int = 14
+    atr_multiple: float = 2.0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("fraction", "amount", "risk") if getattr(self, name) is not None]
+        if len(given) != 1:
+            kinds = " and ".join(given) or "nothing"
+            raise InvalidRequest(f"sizing by {kinds} is not accepted; expected one of fraction, amount and risk")
+        name, most = given[0], math.inf if given[0] == "amount" else 1.0
+        accepted = "an amount above 0" if name == "amount" else f"0 < {name} <= 1"
+        number = _in_range(
+            name, getattr(self, name), accepted, low=0, high=most, low_open=True, high_open=name == "amount"
+        )
+        multiple = _in_range(
+            "atr_multiple",
+            self.atr_multiple,
+            "0 < atr_multiple <= 100",
+            low=0,
+            high=100,
+            low_open=True,
+            high_open=False,
+        )
+        accepted = "a whole number from 2 to 500"
+        window = _in_range("atr_window", self.atr_window, accepted, low=2, high=500, low_open=False, high_open=False)
+        if not window.is_integer():
+            raise InvalidRequest(f"atr_window = {self.atr_window!r} is not accepted; expected {accepted}")
+        object.__setattr__(self, name, number)
+        object.__setattr__(self, "atr_multiple", multiple)
+        object.__setattr__(self, "atr_window", int(window))
+
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON values of the kind that is set."""
+        if self.risk is not None:
+            return {"risk": self.risk, "atr_window": self.atr_window, "atr_multiple": self.atr_multiple}
+        return {"amount": self.amount} if self.amount is not None else {"fraction": self.fraction}
 
 
 @dataclass(frozen=True)
@@ -89,23 +160,29 @@ class BacktestRequest:
     costs: Costs = field(default_factory=Costs)
     initial_cash: float = 10_000_000
     fill: str = "close"
+    sizing: Sizing | None = None
+    regime: Sequence[Regime] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timeframe", Timeframe.parse(self.timeframe).value)
         object.__setattr__(self, "params", dict(self.params or {}))
+        object.__setattr__(self, "regime", tuple(self.regime))
         if not isinstance(self.exits, Exits) or not isinstance(self.costs, Costs):
             raise InvalidRequest("exits must be an Exits and costs a Costs")
+        if not isinstance(self.sizing, Sizing | None) or not all(isinstance(rule, Regime) for rule in self.regime):
+            raise InvalidRequest("sizing must be a Sizing or None, and regime a sequence of Regime")
         cash = _in_range(
             "initial_cash", self.initial_cash, "a number above 0", low=0, high=math.inf, low_open=True, high_open=True
         )
         object.__setattr__(self, "initial_cash", cash)
         if self.fill not in FILLS:
             raise InvalidRequest(f"fill {self.fill!r} is unknown; accepted: {', '.join(FILLS)}")
-        if self.exits.stop_loss is not None and self.exits.stop_loss <= self.costs.slippage_rate:
-            raise InvalidRequest(
-                f"stop_loss = {self.exits.stop_loss} is not accepted; "
-                f"expected more than slippage_rate = {self.costs.slippage_rate}"
-            )
+        for name in ("stop_loss", "trailing_stop"):
+            stop = getattr(self.exits, name)
+            if stop is not None and stop <= self.costs.slippage_rate:
+                raise InvalidRequest(
+                    f"{name} = {stop} is not accepted; expected more than slippage_rate = {self.costs.slippage_rate}"
+                )
         get_strategy(self.strategy).full_params(self.params)
 
     @property
@@ -119,15 +196,21 @@ class BacktestRequest:
         Fields that came later than SPEC 4 appear only when they are set.
         """
         strategy = get_strategy(self.strategy)
+        later: dict[str, Any] = {}
+        if self.sizing is not None:
+            later["sizing"] = self.sizing.identity()
+        if self.regime:
+            later["regime"] = [rule.identity() for rule in self.regime]
         return {
             "strategy": self.strategy,
             "strategy_version": strategy.version,
             "params": self.full_params,
             "timeframe": self.timeframe,
-            "exits": {"stop_loss": self.exits.stop_loss, "take_profit": self.exits.take_profit},
+            "exits": self.exits.identity(),
             "costs": {"fee_rate": self.costs.fee_rate, "slippage_rate": self.costs.slippage_rate},
             "initial_cash": self.initial_cash,
             "fill": self.fill,
+            **later,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,6 +225,9 @@ class BacktestRequest:
         fields = dict(document)
         try:
             exits, costs = Exits(**fields.pop("exits", {})), Costs(**fields.pop("costs", {}))
-            return cls(exits=exits, costs=costs, **fields)
+            sizing = Sizing(**fields.pop("sizing")) if fields.get("sizing") else None
+            regime = tuple(Regime(**rule) for rule in fields.pop("regime", ()))
+            fields.pop("sizing", None)
+            return cls(exits=exits, costs=costs, sizing=sizing, regime=regime, **fields)
         except TypeError as error:
             raise InvalidRequest(f"request cannot be read: {error}") from None

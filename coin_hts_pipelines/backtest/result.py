@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from coin_hts_pipelines.backtest.digest import digest_of
+from coin_hts_pipelines.backtest.exits import REASONS
 from coin_hts_pipelines.backtest.metrics import trade_returns
-from coin_hts_pipelines.backtest.portfolio import REASONS, Portfolio
+from coin_hts_pipelines.backtest.portfolio import Portfolio
 from coin_hts_pipelines.backtest.request import BacktestRequest
 from coin_hts_pipelines.backtest.signal_study import SignalStudy
 from coin_hts_pipelines.market.candles import CandleArrays, timestamp_index

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +14,7 @@ import talib
 
 from coin_hts_pipelines.indicators.volume_profile import zone_resistance
 from coin_hts_pipelines.kernels import kernel
-from coin_hts_pipelines.market.candles import frame_of, validated_arrays
+from coin_hts_pipelines.market.candles import CandleArrays, frame_of, validated_arrays
 from coin_hts_pipelines.market.timeframe import Timeframe
 
 FloatArray = npt.NDArray[np.float64]
@@ -23,13 +26,6 @@ LOOKBACK_TIME = timedelta(days=30)
 
 ZONE_WINDOWS = {Timeframe.M1: 300, Timeframe.M5: 200, Timeframe.H1: 100, Timeframe.D1: 60}
 DEFAULT_ZONE_WINDOW = 60
-
-INDICATOR_COLUMNS = (
-    "sma_5", "sma_20", "sma_60", "ema_12", "ema_26", "macd", "macd_signal", "macd_hist", "rsi_14",
-    "bb_upper", "bb_middle", "bb_lower", "atr_14", "mfi_14", "volume_sma_20", "volume_ratio_20",
-    "change_rate_1d", "change_rate_1w", "change_rate_1m", "turnover", "ma_divergence_20", "ma_divergence_60",
-    "ma_alignment", "zone_resistance",
-)  # fmt: skip
 
 
 @kernel
@@ -63,6 +59,73 @@ def _alignment(short: FloatArray, middle: FloatArray, long: FloatArray) -> pd.Se
     return pd.Series(text, dtype="str")
 
 
+class Indicators:
+    """The columns of SPEC 5 over validated candles of n bars, each computed when it is first asked for."""
+
+    def __init__(self, candles: CandleArrays, timeframe: Timeframe, value: FloatArray | None = None) -> None:
+        self.candles, self.timeframe, self.value = candles, timeframe, value
+
+    def __getitem__(self, name: str) -> FloatArray | pd.Series:
+        """Return the column of that name, shape (n,)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _COLUMNS[name](self)
+
+    @cached_property
+    def means(self) -> dict[int, FloatArray]:
+        """Mean close of 5, 20 and 60 bars."""
+        return {window: rolling_mean(self.candles.close, window) for window in (5, 20, 60)}
+
+    @cached_property
+    def volume_mean(self) -> FloatArray:
+        """Mean volume of 20 bars."""
+        return rolling_mean(self.candles.volume, 20)
+
+    @cached_property
+    def macd(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """MACD, its signal and their difference."""
+        return cast("tuple[FloatArray, FloatArray, FloatArray]", talib.MACD(self.candles.close))
+
+    @cached_property
+    def bands(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Upper, middle and lower Bollinger band."""
+        return cast("tuple[FloatArray, FloatArray, FloatArray]", talib.BBANDS(self.candles.close, timeperiod=20))
+
+
+def _high_low_close(candles: CandleArrays) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return candles.high, candles.low, candles.close
+
+
+_COLUMNS: dict[str, Callable[[Indicators], FloatArray | pd.Series]] = {
+    "sma_5": lambda of: of.means[5],
+    "sma_20": lambda of: of.means[20],
+    "sma_60": lambda of: of.means[60],
+    "ema_12": lambda of: talib.EMA(of.candles.close, 12),
+    "ema_26": lambda of: talib.EMA(of.candles.close, 26),
+    "macd": lambda of: of.macd[0],
+    "macd_signal": lambda of: of.macd[1],
+    "macd_hist": lambda of: of.macd[2],
+    "rsi_14": lambda of: talib.RSI(of.candles.close, 14),
+    "bb_upper": lambda of: of.bands[0],
+    "bb_middle": lambda of: of.bands[1],
+    "bb_lower": lambda of: of.bands[2],
+    "atr_14": lambda of: talib.ATR(*_high_low_close(of.candles), 14),
+    "mfi_14": lambda of: talib.MFI(*_high_low_close(of.candles), of.candles.volume, 14),
+    "volume_sma_20": lambda of: of.volume_mean,
+    "volume_ratio_20": lambda of: _finite(of.candles.volume / of.volume_mean),
+    "change_rate_1d": lambda of: _change_rate(of.candles.timestamp, of.candles.close, 1),
+    "change_rate_1w": lambda of: _change_rate(of.candles.timestamp, of.candles.close, 7),
+    "change_rate_1m": lambda of: _change_rate(of.candles.timestamp, of.candles.close, 30),
+    "turnover": lambda of: of.candles.close * of.candles.volume if of.value is None else of.value,
+    "ma_divergence_20": lambda of: of.candles.close / of.means[20] - 1.0,
+    "ma_divergence_60": lambda of: of.candles.close / of.means[60] - 1.0,
+    "ma_alignment": lambda of: _alignment(of.means[5], of.means[20], of.means[60]),
+    "zone_resistance": lambda of: zone_resistance(
+        of.candles.high, of.candles.low, of.candles.volume, ZONE_WINDOWS.get(of.timeframe, DEFAULT_ZONE_WINDOW)
+    ),
+}
+INDICATOR_COLUMNS = tuple(_COLUMNS)
+
+
 def indicator_frame(candles: pd.DataFrame, timeframe: str | Timeframe = "1D") -> pd.DataFrame:
     """Add the indicator columns of SPEC 5 to candles of one symbol.
 
@@ -87,39 +150,9 @@ def indicator_frame(candles: pd.DataFrame, timeframe: str | Timeframe = "1D") ->
     """
     parsed = Timeframe.parse(timeframe)
     arrays = validated_arrays(candles, parsed)
-    high, low, close, volume = arrays.high, arrays.low, arrays.close, arrays.volume
     frame = frame_of(arrays)
     if "value" in candles.columns:
         frame["value"] = candles["value"].to_numpy(dtype=np.float64)
-    sma_5, sma_20, sma_60 = (rolling_mean(close, window) for window in (5, 20, 60))
-    macd, macd_signal, macd_hist = talib.MACD(close)
-    bb_upper, bb_middle, bb_lower = talib.BBANDS(close, timeperiod=20)
-    volume_sma = rolling_mean(volume, 20)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns = {
-            "sma_5": sma_5,
-            "sma_20": sma_20,
-            "sma_60": sma_60,
-            "ema_12": talib.EMA(close, 12),
-            "ema_26": talib.EMA(close, 26),
-            "macd": macd,
-            "macd_signal": macd_signal,
-            "macd_hist": macd_hist,
-            "rsi_14": talib.RSI(close, 14),
-            "bb_upper": bb_upper,
-            "bb_middle": bb_middle,
-            "bb_lower": bb_lower,
-            "atr_14": talib.ATR(high, low, close, 14),
-            "mfi_14": talib.MFI(high, low, close, volume, 14),
-            "volume_sma_20": volume_sma,
-            "volume_ratio_20": _finite(volume / volume_sma),
-            "change_rate_1d": _change_rate(arrays.timestamp, close, 1),
-            "change_rate_1w": _change_rate(arrays.timestamp, close, 7),
-            "change_rate_1m": _change_rate(arrays.timestamp, close, 30),
-            "turnover": frame["value"].to_numpy() if "value" in frame else close * volume,
-            "ma_divergence_20": close / sma_20 - 1.0,
-            "ma_divergence_60": close / sma_60 - 1.0,
-            "ma_alignment": _alignment(sma_5, sma_20, sma_60),
-            "zone_resistance": zone_resistance(high, low, volume, ZONE_WINDOWS.get(parsed, DEFAULT_ZONE_WINDOW)),
-        }
-    return pd.concat([frame, pd.DataFrame(columns)[list(INDICATOR_COLUMNS)]], axis=1)
+    indicators = Indicators(arrays, parsed, frame["value"].to_numpy() if "value" in frame else None)
+    columns = {name: indicators[name] for name in INDICATOR_COLUMNS}
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1)

@@ -6,7 +6,7 @@ import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 ParamValue = int | float | bool
 Progress = Callable[[float], None]
 IsCancelled = Callable[[], bool]
+Computed = tuple[BoolArray, FloatArray] | tuple[BoolArray, FloatArray, BoolArray]
 
 # A slice between two looks at `cancelled` stays well below the half second within which a cancel must act.
 _SLICE_NANOSECONDS = 200e6
@@ -64,31 +65,41 @@ HOLD_PERIOD = Param("hold_period_bars", 1, 1, 1000, "bars after the entry bar at
 
 @dataclass(frozen=True)
 class Signals:
-    """BUY signals of n bars: `buy` bool (n,), `confidence` float64 (n,), 0..1, meaningful where `buy` holds."""
+    """Signals of n bars: `buy` bool (n,), `confidence` float64 (n,), 0..1, meaningful where `buy` holds.
+
+    `sell` is bool (n,), empty when the strategy gives no SELL signals.
+    """
 
     buy: BoolArray
     confidence: FloatArray
+    sell: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
 
 
 class Strategy(ABC):
     """A long-only strategy with at most one BUY per bar.
 
     A subclass is one file in this package: it sets `name`, `version` and `params` and writes `compute`;
-    the registry finds it by itself.
+    the registry finds it by itself. `sells` says that `compute` also gives SELL signals.
     """
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     params: ClassVar[tuple[Param, ...]]
+    sells: ClassVar[bool] = False
 
     @abstractmethod
-    def compute(
-        self, candles: CandleArrays, params: Mapping[str, Any], start: int, stop: int
-    ) -> tuple[BoolArray, FloatArray]:
-        """BUY signals and confidence of bars `start .. stop-1`, two arrays of length `stop - start`.
+    def compute(self, candles: CandleArrays, params: Mapping[str, Any], start: int, stop: int) -> Computed:
+        """BUY signals, confidence and, if `sells`, SELL signals of bars `start .. stop-1`, arrays of that length.
 
-        The signal of bar i may use bars up to and including i, also those before `start`, and none after it.
+        The signals of bar i may use bars up to and including i, also those before `start`, and none after it.
         """
+
+    def lookback(self, params: Mapping[str, Any]) -> int | None:  # noqa: ARG002 - overridden where it is known
+        """How many bars before bar i decide its signals exactly; None when that is not known or has no end.
+
+        A stream keeps that many bars, and the warm-up check measures whether it is true.
+        """
+        return None
 
     def nanoseconds_per_bar(self, params: Mapping[str, Any]) -> float:  # noqa: ARG002 - overridden where it depends
         """Roughly what one bar costs; decides how many bars are worked between two looks at `cancelled`."""
@@ -131,15 +142,18 @@ class Strategy(ABC):
         """
         n = len(candles)
         buy, confidence = np.zeros(n, dtype=np.bool_), np.zeros(n)
+        sell = np.zeros(n if self.sells else 0, dtype=np.bool_)
         step = max(1, int(_SLICE_NANOSECONDS / self.nanoseconds_per_bar(params)))
         for start in range(0, n, step):
             if cancelled is not None and cancelled():
                 raise Cancelled(f"{self.name} was cancelled at bar {start} of {n}")
             stop = min(start + step, n)
-            buy[start:stop], confidence[start:stop] = self.compute(candles, params, start, stop)
+            buy[start:stop], confidence[start:stop], *rest = self.compute(candles, params, start, stop)
+            if rest:
+                sell[start:stop] = rest[0]
             if progress is not None:
                 progress(stop / n)
-        return Signals(buy, confidence)
+        return Signals(buy, confidence, sell)
 
     def signals(self, candles: pd.DataFrame, params: Mapping[str, object] | None = None) -> BoolArray:
         """BUY signals of a valid candle frame: bool array of shape (n,).

@@ -63,6 +63,10 @@ class VolumeLongCandle(Strategy):
         """Cost of a bar: a window sum at worst."""
         return 10.0 + float(params["vol_ma_window"])
 
+    def lookback(self, params: Mapping[str, Any]) -> int:
+        """See `Strategy.lookback`."""
+        return int(params["vol_ma_window"]) - 1
+
     def compute(
         self, candles: CandleArrays, params: Mapping[str, Any], start: int, stop: int
     ) -> tuple[BoolArray, FloatArray]:

@@ -29,6 +29,10 @@ class VolumeZoneBreakout(Strategy):
         """Cost of a bar where every comparison is a tie: the profile of the window, every bar over every bin."""
         return 100.0 + float(params["volume_window"]) * (5.0 + float(params["num_bins"]))
 
+    def lookback(self, params: Mapping[str, Any]) -> int:
+        """See `Strategy.lookback`."""
+        return int(params["volume_window"])
+
     def compute(
         self, candles: CandleArrays, params: Mapping[str, Any], start: int, stop: int
     ) -> tuple[BoolArray, FloatArray]:
