@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, DateTime, Index, MetaData, Text, func
+from sqlalchemy import CheckConstraint, DateTime, Index, MetaData, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -37,6 +37,7 @@ class PresetRow(Base):
     start_date: Mapped[str | None]
     end_date: Mapped[str | None]
     builtin: Mapped[bool] = mapped_column(default=False)
+    overrides: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (CheckConstraint("name ~ '^[a-z0-9][a-z0-9_]{0,63}$'", name="name_form"),)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -14,7 +15,7 @@ from coin_hts_pipelines.catalog.database import Database
 from coin_hts_pipelines.catalog.models import PresetRow
 from coin_hts_pipelines.errors import InvalidRequest
 from coin_hts_pipelines.indicators.frame import DEFAULT_ZONE_WINDOW, ZONE_WINDOWS
-from coin_hts_pipelines.market import Timeframe, parse_span
+from coin_hts_pipelines.market import Timeframe, normalize_symbol, parse_span
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 RESERVED = frozenset({"manual"})
@@ -24,10 +25,13 @@ RESERVED = frozenset({"manual"})
 class Preset:
     """A named standing backtest; `start` and `end` are dates as people write them, None is unbounded.
 
+    `overrides` gives single symbols other strategy parameters.
+
     Raises
     ------
     InvalidRequest
-        For a name that cannot be a file name and a partition key, or dates that cannot be read.
+        For a name that cannot be a file name and a partition key, dates that cannot be read, or an override of an
+        unknown parameter, a value out of range or no symbol.
     """
 
     name: str
@@ -35,14 +39,26 @@ class Preset:
     start: str | None = None
     end: str | None = None
     builtin: bool = False
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        overrides = {normalize_symbol(symbol): dict(params) for symbol, params in self.overrides.items()}
+        if len(overrides) < len(self.overrides):
+            raise InvalidRequest(f"overrides of {', '.join(self.overrides)} name a symbol twice; give each one once")
+        object.__setattr__(self, "overrides", overrides)
         if not _NAME.fullmatch(self.name) or self.name in RESERVED:
             raise InvalidRequest(
                 f"preset name {self.name!r} is not accepted; expected 1 to 64 of a-z, 0-9 and _, "
                 f"starting with a letter or digit, and not {', '.join(RESERVED)}"
             )
         parse_span(self.start, self.end)
+        for symbol in overrides:
+            self.request_for(symbol)
+
+    def request_for(self, symbol: str) -> BacktestRequest:
+        """Return the request of one symbol: the preset's, with the symbol's own parameters."""
+        own = self.overrides.get(symbol)
+        return replace(self.request, params={**self.request.params, **own}) if own else self.request
 
     @property
     def timeframe(self) -> Timeframe:
@@ -62,7 +78,8 @@ def builtin_presets(timeframes: Sequence[str]) -> list[Preset]:
 
 
 def _preset(row: PresetRow) -> Preset:
-    return Preset(row.name, BacktestRequest.from_dict(row.request), row.start_date, row.end_date, row.builtin)
+    request = BacktestRequest.from_dict(row.request)
+    return Preset(row.name, request, row.start_date, row.end_date, row.builtin, row.overrides)
 
 
 class PresetCatalog:
@@ -112,6 +129,7 @@ class PresetCatalog:
                 "start_date": preset.start,
                 "end_date": preset.end,
                 "builtin": preset.builtin,
+                "overrides": preset.overrides,
             }
             for preset in presets
         ]

@@ -25,14 +25,27 @@ def span_options(function: F) -> F:
 
 
 def exit_options(function: F) -> F:
-    """Exits, costs, cash and fill of a backtest request."""
+    """Parameters, regime, exits, sizing, costs, cash and fill of a backtest request."""
     for option in (
+        click.option("--atr-multiple", type=float, help="Ranges a position must bear, with --size-risk.  [default: 2]"),
+        click.option("--atr-window", type=float, help="Bars of the average true range.  [default: 14]"),
+        click.option("--size-risk", type=float, help="Fraction of the account those ranges may cost (ATR sizing)."),
+        click.option("--size-amount", type=float, help="Amount of every position in the quote, costs included."),
+        click.option("--size-fraction", type=float, help="Fraction of the account of every position, 0.5 = half."),
         click.option("--cash", type=float, help="Starting cash in the quote currency.  [default: 10,000,000]"),
         click.option("--slippage-rate", type=float, help="Slippage of every fill.  [default: 0.0002]"),
         click.option("--fee-rate", type=float, help="Fee of every fill.  [default: 0.001]"),
         click.option("--fill", help="close or next_open.  [default: close]"),
         click.option("--take-profit", type=float, help="Sell this fraction above the entry, 0.05 = 5 %."),
+        click.option("--no-signal-exit", is_flag=True, help="Ignore the strategy's SELL signals."),
+        click.option("--trailing-stop", type=float, help="Sell this fraction below the highest price since the entry."),
         click.option("--stop-loss", type=float, help="Sell this fraction below the entry, 0.03 = 3 %."),
+        click.option(
+            "--regime",
+            multiple=True,
+            metavar="COND",
+            help="Buy only while, such as 'ma_divergence_60>0'; repeat for more.",
+        ),
         click.option("--param", "params", multiple=True, metavar="K=V", help="Strategy parameter; repeat for more."),
     ):
         function = option(function)
@@ -63,6 +76,23 @@ def parse_params(pairs: Sequence[str]) -> dict[str, Any]:
     return params
 
 
+def parse_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read `SYMBOL:k=v` texts into parameters by symbol.
+
+    Raises
+    ------
+    InvalidRequest
+        If one has no colon or is given twice.
+    """
+    pairs: dict[str, list[str]] = {}
+    for text in texts:
+        symbol, found, pair = text.partition(":")
+        if not found:
+            raise InvalidRequest(f"--override {text!r} cannot be read; expected SYMBOL:NAME=VALUE")
+        pairs.setdefault(symbol, []).append(pair)
+    return {symbol: parse_params(given) for symbol, given in pairs.items()}
+
+
 def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -76,7 +106,7 @@ def _value(text: str) -> Any:
 
 def build_request(strategy: str, timeframe: str, values: dict[str, Any]) -> Any:
     """Make a `BacktestRequest` of the options of `exit_options`; what was not given keeps its default."""
-    from coin_hts_pipelines.backtest import BacktestRequest, Costs, Exits  # noqa: PLC0415 - half a second
+    from coin_hts_pipelines.backtest import BacktestRequest, Costs, Exits, Regime  # noqa: PLC0415 - half a second
 
     rates = {name: values[name] for name in ("fee_rate", "slippage_rate") if values[name] is not None}
     more = {"initial_cash": values["cash"], "fill": values["fill"]}
@@ -84,7 +114,25 @@ def build_request(strategy: str, timeframe: str, values: dict[str, Any]) -> Any:
         strategy=strategy,
         params=parse_params(values["params"]),
         timeframe=timeframe,
-        exits=Exits(values["stop_loss"], values["take_profit"]),
+        exits=Exits(
+            stop_loss=values["stop_loss"],
+            take_profit=values["take_profit"],
+            trailing_stop=values["trailing_stop"],
+            signal_exit=not values["no_signal_exit"],
+        ),
         costs=Costs(**rates),
+        sizing=_sizing(values),
+        regime=tuple(map(Regime.parse, values["regime"])),
         **{name: value for name, value in more.items() if value is not None},
     )
+
+
+def _sizing(values: dict[str, Any]) -> Any:
+    from coin_hts_pipelines.backtest import Sizing  # noqa: PLC0415
+
+    names = {"fraction": "size_fraction", "amount": "size_amount", "risk": "size_risk"}
+    kinds = {name: values[option] for name, option in names.items() if values[option] is not None}
+    ranges = {name: values[name] for name in ("atr_window", "atr_multiple") if values[name] is not None}
+    if ranges and "risk" not in kinds:
+        raise InvalidRequest("--atr-window and --atr-multiple belong to --size-risk; give it too")
+    return Sizing(**kinds, **ranges) if kinds else None

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from coin_hts_pipelines.cli.options import build_request, exit_options, json_option, span_options
+from coin_hts_pipelines.cli.options import build_request, exit_options, json_option, parse_overrides, span_options
 
 
 @click.group("preset")
@@ -32,6 +32,7 @@ def _document(preset: Any) -> dict[str, Any]:
         "start": preset.start,
         "end": preset.end,
         "request": {**preset.request.to_dict(), "params": preset.request.full_params},
+        "overrides": preset.overrides,
     }
 
 
@@ -51,7 +52,8 @@ def list_(timeframe: str | None, as_json: bool) -> None:
             preset.name,
             preset.timeframe.value,
             preset.request.strategy,
-            ", ".join(f"{name}={value}" for name, value in preset.request.full_params.items()),
+            ", ".join(f"{name}={value}" for name, value in preset.request.full_params.items())
+            + (f"; other for {', '.join(preset.overrides)}" if preset.overrides else ""),
             f"{preset.start or 'all'} to {preset.end or 'now'}" if preset.start or preset.end else "all candles",
             "built-in" if preset.builtin else "yours",
         ]
@@ -77,23 +79,42 @@ def show(name: str, as_json: bool) -> None:
     for key, value in {**document["request"], "start": document["start"], "end": document["end"]}.items():
         shown = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
         out.print(f"  {key:<13} {'–' if shown is None else shown}", markup=False)
+    for symbol, params in document["overrides"].items():
+        out.print(f"  {symbol:<13} {', '.join(f'{k}={v}' for k, v in params.items())}", markup=False)
 
 
 @command.command("add")
 @click.argument("name")
 @click.option("--strategy", required=True, help="Name of a strategy.")
 @click.option("--timeframe", required=True, help="Timeframe it runs on.")
+@click.option(
+    "--override",
+    "overrides",
+    multiple=True,
+    metavar="SYMBOL:K=V",
+    help="Other parameter for a symbol; repeat for more.",
+)
 @span_options
 @exit_options
 @json_option
-def add(name: str, strategy: str, timeframe: str, start: str, end: str, as_json: bool, **values: Any) -> None:
+def add(
+    name: str,
+    strategy: str,
+    timeframe: str,
+    overrides: tuple[str, ...],
+    start: str,
+    end: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Add a preset and register it with Dagster; `coin-hts run` or the running daemon backtests it."""
     from coin_hts_pipelines.catalog import Preset  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import print_json  # noqa: PLC0415
     from coin_hts_pipelines.errors import InvalidRequest  # noqa: PLC0415
     from coin_hts_pipelines.settings import get_settings  # noqa: PLC0415
 
-    preset = Preset(name, build_request(strategy, timeframe, values), start, end)
+    request = build_request(strategy, timeframe, values)
+    preset = Preset(name, request, start, end, overrides=parse_overrides(overrides))
     if preset.timeframe.value not in get_settings().timeframes:
         served = ", ".join(get_settings().timeframes)
         raise InvalidRequest(f"timeframe {preset.timeframe} has no assets; COIN_HTS_TIMEFRAMES is {served}")

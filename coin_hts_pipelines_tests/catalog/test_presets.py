@@ -24,6 +24,7 @@ FULL = Preset(
     ),
     "2024-01-01",
     "2024-12-31",
+    overrides={"KRW-BTC": {"volume_window": 20}, "xrp_krw": {"breakout_buffer": 0.0}},
 )
 
 
@@ -39,6 +40,29 @@ def test_a_preset_comes_back_as_it_was(catalog: PresetCatalog) -> None:
     assert found.request.to_dict() == FULL.request.to_dict()
     assert found.timeframe is Timeframe.H1
     assert found.builtin is False
+    assert found.overrides == {"KRW-BTC": {"volume_window": 20}, "KRW-XRP": {"breakout_buffer": 0.0}}
+
+
+def test_a_symbol_has_its_own_parameters() -> None:
+    assert FULL.request_for("KRW-ETH") is FULL.request
+    own = FULL.request_for("KRW-XRP")
+    assert own.params == {"volume_window": 30, "include_wicks": False, "breakout_buffer": 0.0}
+    assert dataclasses.replace(own, params=FULL.request.params) == FULL.request
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"KRW-BTC": {"num_bin": 3}}, "parameter 'num_bin' is unknown"),
+        ({"KRW-BTC": {"num_bins": 1}}, "num_bins = 1 is not accepted"),
+        ({"../x": {"num_bins": 5}}, "'../x'"),
+        ({"KRW-BTC": {"num_bins": 5}, "btc_krw": {"num_bins": 6}}, "name a symbol twice"),
+    ],
+)
+def test_bad_overrides(overrides: dict[str, dict[str, int]], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        dataclasses.replace(FULL, overrides=overrides)
+    assert message in str(caught.value)
 
 
 def test_list_is_sorted_and_filtered(catalog: PresetCatalog) -> None:
