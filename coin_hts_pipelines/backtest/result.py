@@ -14,8 +14,10 @@ from coin_hts_pipelines.backtest.exits import REASONS
 from coin_hts_pipelines.backtest.metrics import trade_returns
 from coin_hts_pipelines.backtest.portfolio import Portfolio
 from coin_hts_pipelines.backtest.request import BacktestRequest
+from coin_hts_pipelines.backtest.risk import held_bars, monthly_returns, risk_metrics
 from coin_hts_pipelines.backtest.signal_study import SignalStudy
 from coin_hts_pipelines.market.candles import CandleArrays, timestamp_index
+from coin_hts_pipelines.market.timeframe import Timeframe
 from coin_hts_pipelines.strategies.base import ParamValue
 
 FloatArray = npt.NDArray[np.float64]
@@ -51,6 +53,25 @@ class BacktestResult:
     def study(self) -> dict[str, float]:
         """Statistics of the signal study (SPEC 4.1)."""
         return self.signal_study.stats
+
+    @cached_property
+    def risk(self) -> dict[str, float]:
+        """Figures beyond SPEC 4.3 (docs/risk.md)."""
+        request = self.request
+        return risk_metrics(
+            self.portfolio.equity,
+            self.candles.close,
+            trade_returns(self.portfolio, request.costs.fee_rate),
+            initial_cash=request.initial_cash,
+            periods_per_year=Timeframe(request.timeframe).periods_per_year,
+        )
+
+    @cached_property
+    def monthly(self) -> pd.DataFrame:
+        """One row a calendar month: return, exposure and bars (see `monthly_returns`)."""
+        account = self.portfolio
+        held = held_bars(account.entry_bar, account.exit_bar, len(self.candles))
+        return monthly_returns(self.candles.timestamp, account.equity, self.request.initial_cash, held)
 
     @property
     def _hold(self) -> int:

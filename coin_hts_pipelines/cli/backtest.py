@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from coin_hts_pipelines.cli.backtest_check import check
 from coin_hts_pipelines.cli.options import build_request, exit_options, json_option, span_options
 from coin_hts_pipelines.settings import get_settings
 
@@ -14,6 +15,9 @@ from coin_hts_pipelines.settings import get_settings
 @click.group("backtest")
 def command() -> None:
     """Run one strategy on stored candles; list and show results."""
+
+
+command.add_command(check)
 
 
 @command.command("run")
@@ -89,6 +93,10 @@ _FIGURES = (
     ("portfolio Sharpe", "sharpe", "{:.3f}"),
     ("portfolio Sortino", "sortino", "{:.3f}"),
     ("portfolio profit factor", "profit_factor", "{:.3f}"),
+    ("portfolio expected shortfall, 5 %", "expected_shortfall", "{:.2%}"),
+    ("portfolio ulcer index", "ulcer_index", "{:.2%}"),
+    ("portfolio alpha a year", "alpha", "{:+.2%}"),
+    ("portfolio beta", "beta", "{:.2f}"),
     ("portfolio exposure", "exposure", "{:.1%}"),
     ("portfolio fees", "fees_paid", "{:,.0f}"),
     ("portfolio final equity", "final_equity", "{:,.0f}"),
@@ -96,15 +104,23 @@ _FIGURES = (
 )
 
 
+def _settings(request: dict[str, Any]) -> str:
+    """Parameters, and of exits, sizing and regime what is set."""
+    given = {**request["params"], **request["exits"], **request.get("sizing", {})}
+    parts = [f"{name}={value}" for name, value in given.items() if value is not None]
+    parts += [f"{rule['column']} {rule['op']} {rule['value']}" for rule in request.get("regime", ())]
+    return ", ".join([*parts, f"fill={request['fill']}"])
+
+
 def _print(request: dict[str, Any], manifests: list[Any]) -> None:
     from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, number, table  # noqa: PLC0415
 
     out = console()
-    params = ", ".join(f"{name}={value}" for name, value in request["params"].items())
-    out.print(f"[bold]{request['strategy']}[/bold] {request['timeframe']}  {params}")
+    out.print(f"[bold]{request['strategy']}[/bold] {request['timeframe']}")
+    out.print(_settings(request), markup=False)
     spans = {f"{m.span_start:%Y-%m-%d} to {m.span_end:%Y-%m-%d}, {m.bars:,} bars" for m in manifests}
     out.print("; ".join(sorted(spans)))
-    rows = [[label, *(number(m.figures[key], form) for m in manifests)] for label, key, form in _FIGURES]
+    rows = [[label, *(number(m.figures.get(key), form) for m in manifests)] for label, key, form in _FIGURES]
     out.print(table("", ["", *(m.symbols[0] for m in manifests)], rows, left=("",)))
     if any(m.synthetic for m in manifests):
         out.print(f"[yellow]{SYNTHETIC_NOTE}[/yellow]")
@@ -185,7 +201,7 @@ def show(result_id: str, as_json: bool) -> None:
     out = console()
     out.print(f"[bold]{row.id}[/bold]  {row.preset or 'by hand'}  {' '.join(row.symbols)} {row.timeframe}")
     out.print(f"{row.start_date:%Y-%m-%d} to {row.end_date:%Y-%m-%d}, candles: {source_label(row.candle_source)}")
-    out.print(", ".join(f"{name}={value}" for name, value in row.request["params"].items()), markup=False)
+    out.print(_settings(row.request), markup=False)
     lines = [[label, number(row.figures.get(key), form)] for label, key, form in _FIGURES]
     out.print(table("", ["", " ".join(row.symbols)], lines, left=("",)))
     out.print(f"inputs  {row.inputs_digest}\nresult  {row.result_digest}")

@@ -80,13 +80,16 @@ def rank_preset(lake: LakeResource, preset: Preset, cancelled: Callable[[], bool
         strategy_version=first.strategy_version,
         timeframe=timeframe,
         params=preset.request.full_params,
-        exits=preset.request.to_dict()["exits"],
+        exits=preset.request.exits.identity(),
         costs=preset.request.to_dict()["costs"],
         initial_cash=preset.request.initial_cash,
         fill=preset.request.fill,
         sections=sections,
         generated_at=datetime.now(UTC),
         failed=failed,
+        sizing=preset.request.sizing.identity() if preset.request.sizing else {},
+        regime=[str(rule) for rule in preset.request.regime],
+        overrides=preset.overrides,
     )
     report = report_path(lake.root, preset)
     report.parent.mkdir(parents=True, exist_ok=True)

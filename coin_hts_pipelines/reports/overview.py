@@ -14,7 +14,7 @@ from coin_hts_pipelines.reports.sheet import SymbolSection, TearSheet
 
 FEW = 30
 _DASH, _MINUS = "\u2013", "\u2212"
-_FRACTIONS = ("stop_loss", "take_profit", "trailing_stop", "fee_rate", "slippage_rate")
+_FRACTIONS = ("stop_loss", "take_profit", "trailing_stop", "fee_rate", "slippage_rate", "fraction", "risk")
 
 
 def _number(value: float, decimals: int = 0, *, sign: bool = False, unit: str = "") -> str:
@@ -51,8 +51,14 @@ def _setting(name: str, value: object) -> str:
 
 def settings(sheet: TearSheet) -> str:
     """Show parameters, exits, costs and account, as they were asked for."""
-    account = {**sheet.costs, "initial_cash": sheet.initial_cash, "fill": sheet.fill}
-    groups = (("Strategy parameters", sheet.params), ("Exits", sheet.exits), ("Costs and account", account))
+    account = {**sheet.costs, "initial_cash": sheet.initial_cash, "fill": sheet.fill, **sheet.sizing}
+    own = {
+        symbol: ", ".join(f"{name} {_setting(name, value)}" for name, value in params.items())
+        for symbol, params in sheet.overrides.items()
+    }
+    regime = {"buys only while": " and ".join(sheet.regime)} if sheet.regime else {}
+    params = {**sheet.params, **regime, **own}
+    groups = (("Strategy parameters", params), ("Exits", sheet.exits), ("Costs and account", account))
     blocks = []
     for title, values in groups:
         rows = "".join(
@@ -112,6 +118,18 @@ def summary(sheet: TearSheet) -> str:
     return "".join(f'<div><dt>{name}</dt><dd class="{tone}">{text}</dd></div>' for name, text, tone in tiles)
 
 
+def _put_in(sheet: TearSheet) -> str:
+    sizing = sheet.sizing
+    if "risk" in sizing:
+        return (
+            f"so much that {_setting('atr_multiple', sizing['atr_multiple'])} average true ranges cost "
+            f"{_setting('risk', sizing['risk'])} of it"
+        )
+    if "amount" in sizing:
+        return f"{_setting('amount', sizing['amount'])} {escape(_quote(sheet))}"
+    return f"{_setting('fraction', sizing['fraction'])} of it" if "fraction" in sizing else "the whole cash"
+
+
 def notes(sheet: TearSheet) -> str:
     """Say what the figures are worth: costs, losers, small samples, open positions, luck."""
     hold = sheet.params.get("hold_period_bars")
@@ -133,7 +151,7 @@ def notes(sheet: TearSheet) -> str:
         ),
         (
             f"<b>The portfolio pays.</b> One account of {_number(sheet.initial_cash)} {escape(_quote(sheet))} per "
-            f"symbol, the whole cash in one position at a time, fee {escape(fee)} and slippage {escape(slippage)} on "
+            f"symbol, {_put_in(sheet)} in one position at a time, fee {escape(fee)} and slippage {escape(slippage)} on "
             f"every fill, bought {bought}."
         ),
     ]

@@ -67,6 +67,18 @@ function drawFigures(about, { metrics: m, study: s, bars, x }) {
     [`slippage, ${quote}`, number(m.slippage_paid, money)],
     ["buy & hold, no costs", fraction(m.buy_and_hold_return, 2, true)],
   ]);
+  drawList($("risk"), [
+    ["value at risk, worst 5% of bars", fraction(m.value_at_risk)],
+    ["expected shortfall, 5%", fraction(m.expected_shortfall)],
+    ["ulcer index", fraction(m.ulcer_index)],
+    ["average drawdown", fraction(m.avg_drawdown)],
+    ["average drawdown length", missing(m.avg_drawdown_bars) ? "–" : `${number(m.avg_drawdown_bars, 1)} bars`],
+    ["omega", number(m.omega, 3)],
+    ["tail ratio", number(m.tail_ratio, 3)],
+    ["Kelly fraction", number(m.kelly_fraction, 3)],
+    ["alpha a year", fraction(m.alpha, 2, true)],
+    ["beta to buy & hold", number(m.beta, 3)],
+  ]);
 }
 
 function drawTables(about, { signals, trades, high }) {
@@ -111,6 +123,7 @@ function show(position) {
   [...document.querySelectorAll("#ranking tbody th")].find((cell) => cell.dataset.v === about.symbol)?.closest("tr").setAttribute("aria-current", "true");
   drawFigures(about, section);
   drawTables(about, section);
+  drawMonths($("months"), section.months);
   const cut = section.signals.total > section.signals.rows || section.trades.total > section.trades.rows;
   $("curves-note").textContent = "Shaded: low to high of each bar. Drag to zoom all three panels, double-click to reset, click a legend entry to hide it."
     + (section.time.length < section.bars ? ` Drawn from ${number(section.time.length)} of ${words(section.bars, "bar")}; every stretch keeps its highest and lowest.` : "")

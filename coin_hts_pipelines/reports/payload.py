@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from coin_hts_pipelines.backtest.risk import held_bars, monthly_returns
 from coin_hts_pipelines.reports.charts import extreme_indices
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,6 +93,24 @@ def histogram(returns: FloatArray) -> dict[str, Any]:
     }
 
 
+def _months(equity: pd.DataFrame, trades: pd.DataFrame, initial_cash: float) -> dict[str, Any]:
+    """Years, and for each twelve monthly returns (percent), the year's return and its exposure."""
+    account = equity["equity"].to_numpy(dtype=np.float64)
+    stamps = equity["timestamp"].to_numpy(dtype="datetime64[us]").view(np.int64)
+    entry, exit_ = (trades[name].to_numpy(np.int64, na_value=-1) for name in ("entry_bar", "exit_bar"))
+    months = monthly_returns(stamps, account, initial_cash, held_bars(entry, exit_, len(account)))
+    years: dict[str, Any] = {}
+    for year, rows in months.groupby(months["month"].dt.year):
+        returns = np.full(12, np.nan)
+        returns[rows["month"].dt.month.to_numpy() - 1] = rows["return"].to_numpy() * 100
+        years[str(year)] = {
+            "months": rounded(returns, 2),
+            "total": round(float((rows["return"] + 1).prod() - 1) * 100, 2),
+            "exposure": round(float(np.average(rows["exposure"], weights=rows["bars"])), 4),
+        }
+    return years
+
+
 def _figures(figures: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in figures.items()}
 
@@ -104,6 +123,7 @@ def section_payload(
     equity: pd.DataFrame,
     study: Mapping[str, float],
     metrics: Mapping[str, float],
+    initial_cash: float,
 ) -> dict[str, Any]:
     """Collect what the page draws for one symbol.
 
@@ -127,6 +147,7 @@ def section_payload(
         "trades": {**_table(trades, _TRADES), "bars": rounded(bars[-ROW_LIMIT:] if len(bars) else bars, 0)},
         "study_returns": histogram(signals["return_pct"].to_numpy(np.float64, na_value=np.nan)),
         "trade_returns": histogram(trades["return_pct"].to_numpy(np.float64, na_value=np.nan)),
+        "months": _months(equity, trades, initial_cash),
         "study": _figures(study),
         "metrics": _figures(metrics),
     }

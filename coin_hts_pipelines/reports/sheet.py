@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pandas as pd
@@ -31,7 +31,10 @@ class SymbolSection:
 
 @dataclass(frozen=True)
 class TearSheet:
-    """A preset over many symbols: what was run, the results, and of the symbols that failed the reason."""
+    """A preset over many symbols: what was run, the results, and of the symbols that failed the reason.
+
+    `sizing` is empty for all cash; `overrides` are parameters of single symbols.
+    """
 
     preset: str
     strategy: str
@@ -45,3 +48,6 @@ class TearSheet:
     sections: Sequence[SymbolSection]
     generated_at: datetime
     failed: Mapping[str, str]
+    sizing: Mapping[str, object] = field(default_factory=dict)
+    regime: Sequence[str] = ()
+    overrides: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

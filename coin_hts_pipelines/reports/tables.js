@@ -127,3 +127,37 @@ function drawList(host, rows) {
     return row;
   }));
 }
+
+// ---- months: a row a year, shaded by the size of the return -------------------------------------------------------
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+function drawMonths(host, years) {
+  const most = largest(Object.values(years).flatMap((year) => year.months));
+  const table = element("table");
+  const head = table.createTHead().insertRow();
+  ["Year", ...MONTHS, "Year's return", "Exposure"].forEach((name) => {
+    const cell = element("th", name, name === "Year" ? "text" : "");
+    cell.scope = "col";
+    head.append(cell);
+  });
+  const body = table.createTBody();
+  Object.entries(years).forEach(([year, { months, total, exposure }]) => {
+    const row = body.insertRow();
+    const name = element("th", year);
+    name.scope = "row";
+    row.append(name, ...months.map((value) => {
+      const cell = element("td", missing(value) ? "" : number(value, 1, true), tone(value));
+      if (!missing(value) && value !== 0) {
+        const strength = Math.round(6 + 34 * Math.abs(value) / most);
+        cell.style.background = `color-mix(in srgb, var(--${value > 0 ? "gain" : "loss"}) ${strength}%, transparent)`;
+      }
+      return cell;
+    }), element("td", percent(total, 2, true), tone(total)), element("td", fraction(exposure, 1)));
+  });
+  const scroll = element("div", "", "scroll");
+  scroll.tabIndex = 0;
+  scroll.setAttribute("role", "region");
+  scroll.setAttribute("aria-label", "Monthly returns in percent");
+  scroll.append(table);
+  host.replaceChildren(scroll);
+}

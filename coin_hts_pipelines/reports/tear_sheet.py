@@ -49,6 +49,7 @@ def _data(sheet: TearSheet, ranked: Sequence[SymbolSection]) -> str:
                 equity=section.equity,
                 study=section.study,
                 metrics=section.metrics,
+                initial_cash=sheet.initial_cash,
             ),
         )
         for number, section in enumerate(ranked)

@@ -55,8 +55,8 @@ class StoredResult:
 
 
 def figures_of(result: BacktestResult) -> dict[str, float | int | None]:
-    """Study (as `study_*`) and metrics in one flat dict; NaN becomes None."""
-    flat = {**{f"study_{name}": value for name, value in result.study.items()}, **result.metrics}
+    """Study (as `study_*`), metrics and risk figures in one flat dict; NaN becomes None."""
+    flat = {**{f"study_{name}": value for name, value in result.study.items()}, **result.metrics, **result.risk}
     flat["final_equity"] = float(result.portfolio.equity[-1])
     return {name: None if math.isnan(value) else value for name, value in flat.items()}
 

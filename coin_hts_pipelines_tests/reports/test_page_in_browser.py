@@ -160,6 +160,22 @@ def test_signal_table_colours_sorts_and_is_bounded(show) -> None:
     assert (gain, loss) == ("rgb(17, 113, 63)", "rgb(180, 43, 34)")
 
 
+def test_months_are_a_row_a_year_and_shaded(show) -> None:
+    page = show(sheet(section(bars=400, every=5, metrics={"alpha": 0.125, "expected_shortfall": -0.04})))
+    assert page.run(TABLE.format("#months", 1))[1].lstrip("+\u2212").replace(".", "").isdigit()
+    assert page.run("[...document.querySelectorAll('#months tbody th')].map(c => c.textContent)") == ["2024", "2025"]
+    assert page.run("document.querySelector('#months tbody tr:last-child').cells[12].textContent") == ""
+    colours = page.run(
+        "[...document.querySelectorAll('#months td.gain, #months td.loss')]"
+        ".map(c => [c.className, getComputedStyle(c).backgroundColor])"
+    )
+    shaded = {name for name, colour in colours if colour != "rgba(0, 0, 0, 0)"}
+    assert shaded == {"gain", "loss"}
+    facts = page.run("document.getElementById('risk').textContent")
+    assert "alpha a year+12.50%" in facts
+    assert "expected shortfall, 5%\u22124.00%" in facts
+
+
 def test_won_stand_in_full(show) -> None:
     part = section(bars=12, every=5)
     page = show(sheet(part))

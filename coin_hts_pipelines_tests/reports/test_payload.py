@@ -30,6 +30,7 @@ def payload(part: SymbolSection) -> dict[str, Any]:
         equity=part.equity,
         study=part.study,
         metrics=part.metrics,
+        initial_cash=10_000_000,
     )
     loaded: dict[str, Any] = json.loads(script_json(made))
     return loaded
@@ -109,3 +110,16 @@ def test_no_text_ends_the_script_block(text: str) -> None:
     encoded = script_json({"text": text + "</script><!--"})
     assert "<" not in encoded
     assert json.loads(encoded)["text"] == text + "</script><!--"
+
+
+def test_months_of_each_year() -> None:
+    part = section(bars=400, every=5)  # 2024-01-01 to 2025-02-03
+    years = payload(part)["months"]
+    assert list(years) == ["2024", "2025"]
+    account = part.equity.set_index("timestamp")["equity"]
+    january, december = account["2024-01"].iloc[-1], account["2024-12"].iloc[-1]
+    assert years["2024"]["months"][0] == pytest.approx((january / 1e7 - 1) * 100, abs=0.01)
+    assert years["2024"]["total"] == pytest.approx((december / 1e7 - 1) * 100, abs=0.01)
+    assert [value is None for value in years["2025"]["months"]] == [False] * 2 + [True] * 10
+    # Three bars of every five are held, the first five none.
+    assert years["2024"]["exposure"] == pytest.approx(0.6, abs=0.02)

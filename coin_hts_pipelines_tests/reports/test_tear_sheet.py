@@ -90,6 +90,32 @@ def test_says_what_was_run() -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize(
+    ("sizing", "put_in"),
+    [
+        ({}, "the whole cash in one position"),
+        ({"fraction": 0.5}, "0.5 (50%) of it in one position"),
+        ({"amount": 3_000_000.0}, "3,000,000 KRW in one position"),
+        (
+            {"risk": 0.02, "atr_window": 14, "atr_multiple": 2.0},
+            "so much that 2 average true ranges cost 0.02 (2%) of it in one position",
+        ),
+    ],
+)
+def test_says_what_goes_in(sizing: dict[str, float], put_in: str) -> None:
+    text = read(sheet(section(), sizing=sizing)).text
+    assert put_in in text
+    for name in sizing:
+        assert name in text
+
+
+def test_says_when_and_where_it_differs() -> None:
+    made = sheet(section(), regime=["ma_alignment == bullish", "rsi_14 < 70.0"], overrides={"KRW-XRP": {"num_bins": 5}})
+    text = read(made).text
+    assert "buys only while ma_alignment == bullish and rsi_14 < 70.0" in text
+    assert "KRW-XRP num_bins 5" in text
+
+
 def test_ranks_by_sharpe_with_the_undefined_last() -> None:
     parts = [
         section(symbol, metrics={"sharpe": sharpe})
