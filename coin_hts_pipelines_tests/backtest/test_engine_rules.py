@@ -391,3 +391,13 @@ def test_a_sweep_row_is_a_backtest() -> None:
 def test_a_bad_exit_in_a_grid_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="stop_loss = 2"):
         run_sweep(random_walk(50, 1), BacktestRequest(LONG), {"stop_loss": [0.1, 2]})
+
+
+def test_a_result_has_risk_figures_and_months() -> None:
+    result = run_backtest(random_walk(400, 1), FULL)
+    assert result.risk["longest_drawdown_bars"] == result.metrics["max_drawdown_bars"]
+    assert result.risk["expected_shortfall"] < 0
+    assert (result.monthly["return"] + 1).prod() - 1 == pytest.approx(result.metrics["total_return"])
+    held = (result.monthly["exposure"] * result.monthly["bars"]).sum()
+    assert held / 400 == pytest.approx(result.metrics["exposure"])
+    assert result.monthly["bars"].tolist() == [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 3]
