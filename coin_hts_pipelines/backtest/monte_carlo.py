@@ -134,6 +134,17 @@ def block_bootstrap(
     return MonteCarlo(initial_cash, final_equity, max_drawdown)
 
 
+def account_returns(
+    entry_bars: npt.NDArray[np.int64], pnls: FloatArray, equity: FloatArray, initial_cash: float
+) -> FloatArray:
+    """Result of every trade as a fraction of the account before it, shape (t,); NaN for an open one.
+
+    With all cash in every trade it is `return_pct / 100`; idle cash makes it smaller.
+    """
+    before = np.concatenate(([initial_cash], equity))[entry_bars]
+    return np.asarray(pnls / before)
+
+
 def bootstrap_trades(
     trade_returns: FloatArray,
     initial_cash: float,

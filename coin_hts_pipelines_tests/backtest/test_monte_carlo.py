@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coin_hts_pipelines.backtest.monte_carlo import LEVELS, MonteCarlo, block_bootstrap, bootstrap_trades
+from coin_hts_pipelines.backtest import BacktestRequest, Sizing, run_backtest
+from coin_hts_pipelines.backtest.monte_carlo import (
+    LEVELS,
+    MonteCarlo,
+    account_returns,
+    block_bootstrap,
+    bootstrap_trades,
+)
 from coin_hts_pipelines.errors import Cancelled, InvalidRequest
+from coin_hts_pipelines_tests.candle_maker import random_walk
 
 CASH = 1024.0
 
@@ -210,3 +218,14 @@ def test_out_of_range(arguments: dict[str, Any], said: str) -> None:
 def test_levels_out_of_range(levels: tuple[float, ...]) -> None:
     with pytest.raises(InvalidRequest, match=r"expected fractions from 0 to 1"):
         MonteCarlo(CASH, floats(1), floats(0)).bands(levels)
+
+
+@pytest.mark.parametrize("fill", ["close", "next_open"])
+@pytest.mark.parametrize("sizing", [None, Sizing(fraction=0.25), Sizing(amount=2e6), Sizing(risk=0.01)])
+def test_returns_of_the_account_compound_to_its_end(sizing: Sizing | None, fill: str) -> None:
+    params = {"body_pct": 0.01, "vol_multiplier": 1.0, "hold_period_bars": 2}
+    request = BacktestRequest("volume_long_candle", params, sizing=sizing, fill=fill)
+    account = run_backtest(random_walk(400, 3), request).portfolio
+    returns = account_returns(account.entry_bar, account.pnl, account.equity, request.initial_cash)
+    assert len(returns) > 10
+    assert np.prod(1 + returns) * request.initial_cash == pytest.approx(account.equity[-1])

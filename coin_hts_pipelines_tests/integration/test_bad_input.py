@@ -66,6 +66,15 @@ CASES = {
         ("backtest", "run", "--symbol", "KRW-SEA", "--strategy", "volume_long_candle"), ("no candles of KRW-SEA",)
     ),
     "unknown result": Refused(("backtest", "show", "nonsense"), ("'nonsense' is unknown",)),
+    "Monte Carlo of an unknown result": Refused(
+        ("backtest", "monte-carlo", "nonsense"), ("'nonsense' is unknown",)
+    ),
+    "trailing stop": Refused((*LONG, "--trailing-stop", "1"), ("trailing_stop = 1.0", "0 < trailing_stop < 1")),
+    "two sizings": Refused((*LONG, "--size-risk", "0.1", "--size-amount", "5"), ("one of fraction, amount and risk",)),
+    "regime": Refused((*LONG, "--regime", "rsi<70"), ("'rsi' is unknown", "rsi_14")),
+    "override of an unknown parameter": Refused(
+        ("preset", "add", "mine", *PRESET, "--override", "KRW-BTC:luck=7"), ("'luck' is unknown",)
+    ),
     "unknown preset": Refused(("preset", "show", "nonsense"), ("'nonsense' is unknown", "volume_long_candle_1d")),
     "preset named like a path": Refused(("preset", "add", "../x", *PRESET), ("'../x' is not accepted",)),
     "preset named in capitals": Refused(("preset", "add", "Mine", *PRESET), ("'Mine' is not accepted", "a-z")),

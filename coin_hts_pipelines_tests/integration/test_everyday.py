@@ -106,6 +106,23 @@ def test_history(stocked: Project) -> None:
         assert text in printed
 
 
+def test_monte_carlo_of_a_result(stocked: Project) -> None:
+    argv = ("--strategy", "volume_long_candle", "--symbol", "KRW-ETH", "--size-fraction", "0.5", "--fill", "next_open")
+    told = answer(stocked, "backtest", "run", *argv)["results"][0]
+    drawn = answer(stocked, "backtest", "monte-carlo", told["id"], "--runs", "300", "--seed", "7")
+    assert drawn == answer(stocked, "backtest", "monte-carlo", told["id"], "--runs", "300", "--seed", "7")
+    assert (drawn["id"], drawn["runs"], drawn["seed"], drawn["block_bars"]) == (told["id"], 300, 7, 20)
+    for name in ("trades", "blocks"):
+        final = [band["final_equity"] for band in drawn[name]["bands"]]
+        assert final == sorted(final)
+        assert final[0] < told["figures"]["final_equity"] < final[-1]
+        assert 0 <= drawn[name]["probability_of_loss"] <= 1
+    printed = say(stocked, "backtest", "monte-carlo", told["id"])
+    assert f"{told['figures']['final_equity']:,.0f}" in printed
+    assert NOTICE in printed
+    assert say(stocked, "backtest", "monte-carlo", told["id"], "--runs", "0", status=2) == ""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A good Parquet file, a good CSV file and a file that is neither."""
@@ -220,7 +237,7 @@ def test_doctor(stocked: Project) -> None:
     findings = {finding["name"]: finding for finding in answer(stocked, "doctor")}
     assert {name: finding["state"] for name, finding in findings.items()} == {
         "data root": "ok", "postgres": "ok", "candles": "ok", "export store": "ok", "dagster": "ok", "daemon": "warn",
-        "runs": "ok",
+        "runs": "ok", "strategies": "ok",
     }  # fmt: skip
     assert str(stocked.data) in findings["data root"]["detail"]
     assert "PostgresRunStorage" in findings["dagster"]["detail"]
