@@ -67,7 +67,7 @@ class Preset:
 
 
 def builtin_presets(timeframes: Sequence[str]) -> list[Preset]:
-    """Both strategies with their defaults on each timeframe; the zone's window is the one of the indicator frame."""
+    """The volume strategies with their defaults on each timeframe; the zone's window is the indicator frame's."""
     presets = []
     for timeframe in map(Timeframe.parse, timeframes):
         window = ZONE_WINDOWS.get(timeframe, DEFAULT_ZONE_WINDOW)

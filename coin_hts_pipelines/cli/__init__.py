@@ -18,6 +18,7 @@ BAD_INPUT, FAILED_WORK, INTERRUPTED = 2, 1, 130
 _COMMANDS = {
     "run": "Candles to exports in one go, then the rankings.",
     "backtest": "Run one strategy by hand; list and show results.",
+    "strategy": "List and show strategies, plug-ins included.",
     "data": "List, import, check and generate candles.",
     "preset": "List, show, add and remove standing backtests.",
     "up": "Serve the Dagster UI and its daemon.",

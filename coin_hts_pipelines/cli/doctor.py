@@ -15,7 +15,9 @@ _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> int:
-    """Check settings, disk, Postgres, candles, the export store, Dagster and its daemon; exit status 1 on a failure."""
+    """Check disk, Postgres, candles, strategies, the export store, Dagster, its daemon; exit status 1 on a failure."""
+    from rich.markup import escape  # noqa: PLC0415
+
     from coin_hts_pipelines.cli.output import console, print_json, table  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import instance_variables, open_database  # noqa: PLC0415
     from coin_hts_pipelines.operations.health import examine  # noqa: PLC0415
@@ -37,6 +39,6 @@ def command(as_json: bool) -> int:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [[f.name, f"[{_COLORS[f.state]}]{f.state}[/]", f.detail] for f in findings]
+        rows = [[f.name, f"[{_COLORS[f.state]}]{f.state}[/]", escape(f.detail)] for f in findings]
         console().print(table("", ["check", "state", "found"], rows, left=("check", "state", "found")))
     return 1 if any(f.state == "fail" for f in findings) else 0

@@ -14,6 +14,7 @@ from coin_hts_pipelines.errors import CoinHtsError
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.settings import Settings
 from coin_hts_pipelines.storage import ObjectStore
+from coin_hts_pipelines.strategies import broken_plugins, list_strategies
 
 _LEAST_FREE_BYTES = 1_000_000_000
 
@@ -76,6 +77,15 @@ def check_candles(settings: Settings) -> Finding:
     return Finding("candles", "ok", f"{symbols} symbols, {sum(r.rows for r in rows):,} bars, newest {hours:,.1f} h old")
 
 
+def check_strategies() -> Finding:
+    """Every plug-in that is installed can be used."""
+    broken = broken_plugins()
+    if broken:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in broken.items())
+        return Finding("strategies", "fail", f"{len(broken)} plug-ins cannot be used: {reasons}")
+    return Finding("strategies", "ok", ", ".join(list_strategies()))
+
+
 def examine(
     settings: Settings, connect: Callable[[], Database], open_store: Callable[[], ObjectStore]
 ) -> list[Finding]:
@@ -84,5 +94,6 @@ def examine(
         _guarded("data root", lambda: check_data_root(settings)),
         _guarded("postgres", lambda: check_postgres(connect)),
         _guarded("candles", lambda: check_candles(settings)),
+        _guarded("strategies", check_strategies),
         _guarded("export store", lambda: check_export_store(open_store)),
     ]

@@ -82,6 +82,7 @@ def histogram(returns: FloatArray) -> dict[str, Any]:
     width = next(step * power for step in (1, 2, 5, 10, 20) if step * power >= rough)
     # A return of exactly 0 is no gain: bins hold their right edge, so it counts to the left of 0.
     bins = np.ceil(values / width).astype(np.int64) - 1
+    bins = np.where(values > 0, np.maximum(bins, 0), bins)  # the smallest gains vanish in the division
     first = int(bins.min())
     return {
         "n": len(values),
@@ -101,12 +102,13 @@ def _months(equity: pd.DataFrame, trades: pd.DataFrame, initial_cash: float) -> 
     months = monthly_returns(stamps, account, initial_cash, held_bars(entry, exit_, len(account)))
     years: dict[str, Any] = {}
     for year, rows in months.groupby(months["month"].dt.year):
+        change, share, bars = (rows[name].to_numpy(np.float64) for name in ("return", "exposure", "bars"))
         returns = np.full(12, np.nan)
-        returns[rows["month"].dt.month.to_numpy() - 1] = rows["return"].to_numpy() * 100
+        returns[rows["month"].dt.month.to_numpy() - 1] = change * 100
         years[str(year)] = {
             "months": rounded(returns, 2),
-            "total": round(float((rows["return"] + 1).prod() - 1) * 100, 2),
-            "exposure": round(float(np.average(rows["exposure"], weights=rows["bars"])), 4),
+            "total": round(float(np.prod(change + 1) - 1) * 100, 2),
+            "exposure": round(float(share @ bars / bars.sum()), 4),
         }
     return years
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from coin_hts_pipelines.errors import Cancelled, InvalidRequest
+from coin_hts_pipelines.errors import Cancelled, InvalidRequest, PermanentError
 from coin_hts_pipelines.market.candles import CandleArrays, validated_arrays
 
 BoolArray = npt.NDArray[np.bool_]
@@ -78,8 +78,9 @@ class Signals:
 class Strategy(ABC):
     """A long-only strategy with at most one BUY per bar.
 
-    A subclass is one file in this package: it sets `name`, `version` and `params` and writes `compute`;
-    the registry finds it by itself. `sells` says that `compute` also gives SELL signals.
+    A subclass sets `name`, `version` and `params` and writes `compute`; `sells` says that `compute` also gives SELL
+    signals. It is one file in this package, which the registry finds by itself, or stands in a package of its own
+    (docs/strategies.md). A new `version` says that the same parameters now give other signals.
     """
 
     name: ClassVar[str]
@@ -93,6 +94,9 @@ class Strategy(ABC):
 
         The signals of bar i may use bars up to and including i, also those before `start`, and none after it.
         """
+
+    def check(self, params: Mapping[str, Any]) -> None:  # noqa: B027 - most strategies have no such rule
+        """Raise InvalidRequest where parameters, each in its range, do not go together."""
 
     def lookback(self, params: Mapping[str, Any]) -> int | None:  # noqa: ARG002 - overridden where it is known
         """How many bars before bar i decide its signals exactly; None when that is not known or has no end.
@@ -117,14 +121,16 @@ class Strategy(ABC):
         Raises
         ------
         InvalidRequest
-            For an unknown parameter or a value out of range.
+            For an unknown parameter, a value out of range, or values that do not go together.
         """
         given = dict(params or {})
         known = {param.name: param for param in self.all_params()}
         unknown = [name for name in given if name not in known]
         if unknown:
             raise InvalidRequest(f"{self.name}: parameter {unknown[0]!r} is unknown; accepted: {', '.join(known)}")
-        return {name: param.check(self.name, given.get(name, param.default)) for name, param in known.items()}
+        full = {name: param.check(self.name, given.get(name, param.default)) for name, param in known.items()}
+        self.check(full)
+        return full
 
     def signals_of(
         self,
@@ -139,6 +145,8 @@ class Strategy(ABC):
         ------
         Cancelled
             As soon as `cancelled()` says so.
+        PermanentError
+            If `compute` does not give one element per bar in each array, or too few or too many arrays.
         """
         n = len(candles)
         buy, confidence = np.zeros(n, dtype=np.bool_), np.zeros(n)
@@ -148,9 +156,15 @@ class Strategy(ABC):
             if cancelled is not None and cancelled():
                 raise Cancelled(f"{self.name} was cancelled at bar {start} of {n}")
             stop = min(start + step, n)
-            buy[start:stop], confidence[start:stop], *rest = self.compute(candles, params, start, stop)
-            if rest:
-                sell[start:stop] = rest[0]
+            computed = self.compute(candles, params, start, stop)
+            if len(computed) != 2 + self.sells or any(np.shape(part) != (stop - start,) for part in computed):
+                raise PermanentError(
+                    f"{self.name}: compute gave arrays of shapes {[np.shape(part) for part in computed]} for the bars "
+                    f"{start} to {stop - 1}; expected {2 + self.sells} of {stop - start} elements each"
+                )
+            buy[start:stop], confidence[start:stop] = computed[0], computed[1]
+            if len(computed) == 3:
+                sell[start:stop] = computed[2]
             if progress is not None:
                 progress(stop / n)
         return Signals(buy, confidence, sell)

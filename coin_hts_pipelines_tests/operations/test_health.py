@@ -14,10 +14,17 @@ from coin_hts_pipelines.catalog.database import HEAD_REVISION
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.operations import health
-from coin_hts_pipelines.operations.health import check_candles, check_data_root, check_export_store, examine
+from coin_hts_pipelines.operations.health import (
+    check_candles,
+    check_data_root,
+    check_export_store,
+    check_strategies,
+    examine,
+)
 from coin_hts_pipelines.settings import Settings
 from coin_hts_pipelines.storage import DirectoryStore
 from coin_hts_pipelines_tests.candle_maker import random_walk
+from coin_hts_pipelines_tests.strategies.plugin_maker import WORKING, install, on_path
 
 
 @pytest.fixture
@@ -47,6 +54,7 @@ def test_a_fresh_project(settings: Settings, database: Database) -> None:
         "data root": "ok",
         "postgres": "warn",
         "candles": "warn",
+        "strategies": "ok",
         "export store": "ok",
     }
     assert settings.root.is_dir()
@@ -80,6 +88,7 @@ def test_nothing_that_fails_stops_the_others(settings: Settings) -> None:
         "data root": "ok",
         "postgres": "fail",
         "candles": "warn",
+        "strategies": "ok",
         "export store": "fail",
     }
     assert "cannot be reached" in findings["postgres"].detail
@@ -119,3 +128,21 @@ def test_an_export_store_is_named(settings: Settings) -> None:
     finding = check_export_store(lambda: DirectoryStore(settings.exports))
     assert finding.state == "ok"
     assert str(settings.exports) in finding.detail
+
+
+def test_plugins_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    install(tmp_path, "good-package", {"working": "good_package:Working"}, WORKING)
+    with on_path(tmp_path):
+        finding = check_strategies()
+        assert finding.state == "ok"
+        assert "sma_cross, " in finding.detail
+        assert finding.detail.endswith(", working")
+    install(tmp_path, "bad-package", {"one": "bad_package:One", "two": "bad_package:Two"}, "One = 1")
+    with on_path(tmp_path):
+        finding = check_strategies()
+        assert finding.state == "fail"
+        assert finding.detail == (
+            "2 plug-ins cannot be used: one: bad-package (bad_package:One) is no subclass of Strategy; "
+            "two: bad-package (bad_package:Two) cannot be loaded: "
+            "AttributeError: module 'bad_package' has no attribute 'Two'"
+        )

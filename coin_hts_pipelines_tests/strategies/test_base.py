@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coin_hts_pipelines import Cancelled, InvalidCandles, InvalidRequest
+from coin_hts_pipelines import Cancelled, InvalidCandles, InvalidRequest, PermanentError
 from coin_hts_pipelines.market.candles import CandleArrays, candle_arrays
 from coin_hts_pipelines.strategies import Param, Strategy, get_strategy, list_strategies
 from coin_hts_pipelines.strategies.base import HOLD_PERIOD, BoolArray, FloatArray
@@ -128,6 +128,58 @@ def test_a_cancel_acts_between_two_slices() -> None:
             candle_arrays(random_walk(10, 1)), strategy.full_params(), None, lambda: bool(strategy.slices)
         )
     assert strategy.slices == [(0, 4)]
+
+
+class Careless(Counting):
+    """Gives whatever it is told to."""
+
+    def __init__(self, shapes: list[int], sells: bool) -> None:
+        self.shapes, self.sells = shapes, sells  # type: ignore[misc]
+
+    def compute(self, candles: CandleArrays, params: Mapping[str, Any], start: int, stop: int) -> Any:
+        return tuple(np.ones(length, dtype=bool) for length in self.shapes)
+
+
+@pytest.mark.parametrize(
+    ("sells", "shapes", "message"),
+    [
+        (True, [4, 4], r"shapes \[\(4,\), \(4,\)\] for the bars 0 to 3; expected 3 of 4 elements each"),
+        (False, [4, 4, 4], "expected 2 of 4 elements each"),
+        (False, [10, 10], r"shapes \[\(10,\), \(10,\)\]"),
+        (False, [1, 1], r"shapes \[\(1,\), \(1,\)\]"),
+        (True, [4, 4, 3], "expected 3 of 4"),
+    ],
+)
+def test_arrays_that_are_not_the_bars_are_refused(sells: bool, shapes: list[int], message: str) -> None:
+    strategy = Careless(shapes, sells)
+    with pytest.raises(PermanentError, match=f"^counting: compute gave arrays of .*{message}"):
+        strategy.signals_of(candle_arrays(random_walk(10, 1)), strategy.full_params())
+
+
+class Pair(Counting):
+    """Two parameters that must be in order."""
+
+    name = "pair"
+    params = (Param("low", 1, 1, 9, "the lower"), Param("high", 5, 1, 9, "the higher"))
+
+    def check(self, params: Mapping[str, Any]) -> None:
+        if params["low"] >= params["high"]:
+            raise InvalidRequest(f"low = {params['low']} is not below high = {params['high']}")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"low": 5}, "low = 5 is not below high = 5"),
+        ({"low": 7.0, "high": 3}, "low = 7 is not below high = 3"),
+        ({"low": 10}, "pair: parameter low = 10 is not accepted; expected a whole number from 1 to 9"),
+    ],
+)
+def test_parameters_that_do_not_go_together(given: dict[str, object], message: str) -> None:
+    assert Pair().full_params({"low": 4})["high"] == 5
+    with pytest.raises(InvalidRequest) as raised:
+        Pair().full_params(given)
+    assert str(raised.value) == message
 
 
 def test_signals_of_a_frame_that_breaks_a_rule() -> None:
