@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from coin_hts_pipelines.backtest import BacktestResult, run_backtest
+from coin_hts_pipelines.backtest.lookahead import find_lookahead, part_of
 from coin_hts_pipelines.catalog import Preset, PresetCatalog, ResultIndex
 from coin_hts_pipelines.defs.automation import follow_upstream
 from coin_hts_pipelines.defs.partitioned_work import (
@@ -27,9 +28,12 @@ from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.reports import equity_chart_svg, svg_markdown
 from coin_hts_pipelines.results import SavedResult
 
-CHECKS = {"accounting_identity": dg.AssetCheckSeverity.ERROR}
+# What the look-ahead check of a partition costs: below 2 ms on 1,000 bars, rarely above 20 ms.
+_CUTS, _CUT_BARS = 16, 20_000
+CHECKS = {"accounting_identity": dg.AssetCheckSeverity.ERROR, "no_look_ahead": dg.AssetCheckSeverity.ERROR}
 _CHECK_DOCS = {
     "accounting_identity": "The change of the equity is the sum of the trades' results and the open position's value.",
+    "no_look_ahead": f"Signals on {_CUTS} sampled prefixes equal those on the whole (of the last {_CUT_BARS:,} bars).",
 }
 _TOLERANCE = 1e-9
 
@@ -48,6 +52,14 @@ def accounting_problem(result: BacktestResult) -> str | None:
     return f"final equity {final:.4f}, but cash and trades give {expected:.4f}"
 
 
+def lookahead_problem(result: BacktestResult, cancelled: Callable[[], bool]) -> str | None:
+    """Say which bar's signal depends on later bars, if one of a sample does; indicators have checks of their own."""
+    n = len(result.candles)
+    last = part_of(result.candles, max(0, n - _CUT_BARS), n)
+    report = find_lookahead(last, result.request, cuts=_CUTS, indicators=False, cancelled=cancelled)
+    return None if report.passed else str(report)
+
+
 def backtest_one(
     lake: LakeResource, preset: Preset, symbol: str, cancelled: Callable[[], bool]
 ) -> tuple[SavedResult, BacktestResult]:
@@ -57,7 +69,7 @@ def backtest_one(
     candles = store.load(symbol, preset.timeframe, preset.start, preset.end)
     if candles.empty:
         raise NoCandles(f"{symbol} has no {preset.timeframe} candles from {preset.start} to {preset.end}")
-    result = run_backtest(candles, preset.request, cancelled=cancelled)
+    result = run_backtest(candles, preset.request_for(symbol), cancelled=cancelled)
     source = store.source_of(symbol, preset.timeframe) or "unknown"
     saved = lake.results.save(
         result,
@@ -135,13 +147,16 @@ def backtests_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
             for key in keys_of_symbol:
                 try:
                     saved, result = backtest_one(lake, presets.get(split_key(key)[0]), symbol, cancelled)
+                    found = {
+                        "accounting_identity": accounting_problem(result),
+                        "no_look_ahead": lookahead_problem(result, cancelled),
+                    }
                 except Exception as error:
                     outcomes[key] = error
                     continue
-                problem = accounting_problem(result)
                 saved_results[key] = saved
                 metadata = _metadata(saved, result, chart=len(keys) == 1)
-                outcomes[key] = Done(metadata, {"accounting_identity": problem} if problem else {})
+                outcomes[key] = Done(metadata, {name: problem for name, problem in found.items() if problem})
             return outcomes
 
         def index(good: Mapping[str, Done]) -> None:

@@ -194,13 +194,16 @@ def test_a_preset_of_ones_own(stocked: Project) -> None:
     names = {preset["name"] for preset in answer(stocked, "preset", "list", "--timeframe", "1D")}
     assert names == {"volume_long_candle_1d", "volume_zone_breakout_1d"}
     argv = ("preset", "add", "patient", "--strategy", "volume_long_candle", "--timeframe", "1D")
-    printed = say(stocked, *argv, "--param", "hold_period_bars=5", "--take-profit", "0.1", "--start", "2024-03-01")
+    own = ("--override", "eth_krw:hold_period_bars=9", "--trailing-stop", "0.08", "--size-fraction", "0.5")
+    printed = say(stocked, *argv, *own, "--param", "hold_period_bars=5", "--take-profit", "0.1", "--start", "2024-03-01")
     assert "added patient" in printed
     shown = answer(stocked, "preset", "show", "patient")
     assert shown["builtin"] is False
     assert shown["start"] == "2024-03-01"
     assert shown["request"]["params"]["hold_period_bars"] == 5
-    assert shown["request"]["exits"] == {"stop_loss": None, "take_profit": 0.1}
+    assert shown["request"]["exits"] == {"stop_loss": None, "take_profit": 0.1, "trailing_stop": 0.08}
+    assert shown["overrides"] == {"KRW-ETH": {"hold_period_bars": 9}}
+    assert "hold_period_bars=9" in say(stocked, "preset", "show", "patient")
     assert "patient" in [row[0] for row in table_rows(say(stocked, "preset", "list"), "Presets")]
 
     # Candles that are stored already are a source of their own.
@@ -212,6 +215,13 @@ def test_a_preset_of_ones_own(stocked: Project) -> None:
         assert_exported(stocked, "1D", "patient", row["symbol"])
     kept = {key: value for key, value in current_ids(stocked).items() if "/patient/" in key}
     assert len(kept) == 2
+    for row in answer(stocked, "backtest", "list", "--preset", "patient"):
+        held = {"KRW-BTC": 5, "KRW-ETH": 9}[row["symbols"][0]]
+        assert row["request"]["params"]["hold_period_bars"] == held
+        assert row["request"]["sizing"] == {"fraction": 0.5}
+    report = Path(part["reports"]["patient"]).read_text()
+    assert "hold_period_bars 9" in report
+    assert "0.5 (50%) of it in one position" in report
 
     assert "removed patient" in say(stocked, "preset", "remove", "patient")
     assert {preset["name"] for preset in answer(stocked, "preset", "list", "--timeframe", "1D")} == names
