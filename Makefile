@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 RUN_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test lint bench clean clean-data lock
+.PHONY: help install run up test test-peers lint bench bench-docs bench-quick bench-peers clean clean-data lock lock-peers
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,21 +44,44 @@ up: install  ## Serve the Dagster UI and daemon on 127.0.0.1:3000
 test: $(VENV)/.installed .venv-swift/.installed  ## Run the whole test suite
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+# Other engines, to be compared with, live in an environment of their own too: nothing of ours depends on them.
+.venv-peers/.installed: requirements-peers.lock
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements-peers.lock
+	@touch $@
+
+test-peers: $(VENV)/.installed .venv-peers/.installed  ## Install vectorbt apart and test parity with it
+	$(BIN)/python -m pytest coin_hts_pipelines_tests/peers $(TEST_ARGS)
+
 lint: $(VENV)/.installed  ## Ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed  ## Measure speed and memory and print a table
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.installed .venv-peers/.installed  ## Measure every row of docs/benchmarks.md, other engines too
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-docs: $(VENV)/.installed .venv-peers/.installed  ## Write the figures of docs/benchmarks.md anew (idle machine)
+	sed -i '/^## Figures/q' docs/benchmarks.md
+	$(BIN)/python -m benchmarks --markdown >> docs/benchmarks.md
+
+bench-quick: $(VENV)/.installed  ## Compare the quick rows with the committed baseline
+	$(BIN)/python -m benchmarks --quick
+
+bench-peers: $(VENV)/.installed .venv-peers/.installed  ## Install vectorbt and backtesting.py apart and run side by side
+	$(BIN)/python -m benchmarks peers_backtest peers_sweep
 
 lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
+lock-peers:  ## Write requirements-peers.lock anew (needs uv)
+	printf 'vectorbt[rust]>=1.2,<2\nbacktesting>=0.6.6,<0.7\n' | uv pip compile - --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements-peers.lock
+
 clean:  ## Stop the embedded Postgres, remove .venv and caches; data and .env stay
 	-@test -x $(BIN)/coin-hts && $(BIN)/coin-hts db stop
-	rm -rf $(VENV) .venv-swift build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .venv-swift .venv-peers build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: clean  ## Also remove everything in data/ (asks first)

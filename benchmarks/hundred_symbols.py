@@ -26,8 +26,8 @@ def rows() -> Iterator[Row]:
     """Measure the whole command and its largest process."""
     with scratch_project() as home:
         write_candles(home / "input")
-        run_process([str(BIN / "coin-hts"), "setup"], home)
-        argv = [str(BIN / "coin-hts"), "run", "--source", "files", "--path", "input", "--timeframes", "1D"]
+        run_process([BIN / "coin-hts", "setup"], home)
+        argv = [BIN / "coin-hts", "run", "--source", "files", "--path", "input", "--timeframes", "1D"]
         done = run_process(argv, home)
-        yield Row("100 symbols x 365 days, everything", done.seconds, 40, "s")
-        yield Row("100 symbols x 365 days, memory", done.peak_mb, 2000, "MB", "largest process, Postgres apart")
+        yield Row("100 symbols x 365 days, everything", done.seconds, "s", 40)
+        yield Row("100 symbols x 365 days, memory", done.peak_mb, "MB", 2000, note="largest process, Postgres apart")

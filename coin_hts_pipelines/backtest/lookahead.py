@@ -169,11 +169,6 @@ def checked_count(name: str, value: object, least: int) -> int:
     return int(value)
 
 
-def part_of(candles: CandleArrays, start: int, stop: int) -> CandleArrays:
-    """Bars `start .. stop-1`, as views."""
-    return CandleArrays(**{field.name: getattr(candles, field.name)[start:stop] for field in fields(candles)})
-
-
 class _Prefixes:
     """First bars of candles, in memory in which nothing that comes later stands yet.
 

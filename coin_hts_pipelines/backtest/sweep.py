@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from coin_hts_pipelines.backtest.combinations import (
+    Combination,
+    checked_combinations,
+    grid_combinations,
+    sampled_combinations,
+)
+from coin_hts_pipelines.backtest.digest import digest_of
 from coin_hts_pipelines.backtest.engine import filtered_signals
 from coin_hts_pipelines.backtest.metrics import COUNTS, METRICS, metric_values
 from coin_hts_pipelines.backtest.portfolio import walk_account, walk_trades
-from coin_hts_pipelines.backtest.request import BacktestRequest, Exits
+from coin_hts_pipelines.backtest.request import BacktestRequest
+from coin_hts_pipelines.backtest.sampling import EXIT_NAMES, Draw, Sampling, Space
 from coin_hts_pipelines.backtest.signal_study import STUDY, study_values
 from coin_hts_pipelines.backtest.sizing import sizing_values
-from coin_hts_pipelines.errors import Cancelled, InvalidRequest
+from coin_hts_pipelines.errors import Cancelled
 from coin_hts_pipelines.kernels import kernel
 from coin_hts_pipelines.market.candles import CandleArrays, validated_arrays
 from coin_hts_pipelines.market.timeframe import Timeframe
 from coin_hts_pipelines.parallel import run_parallel
 from coin_hts_pipelines.strategies.base import HOLD_PERIOD, IsCancelled, ParamValue, Progress
-from coin_hts_pipelines.strategies.registry import get_strategy
+
+__all__ = [
+    "Combination",
+    "SweepResult",
+    "checked_combinations",
+    "evaluate_combinations",
+    "grid_combinations",
+    "run_sweep",
+    "sampled_combinations",
+    "sweep_combinations",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-# Exit rules that a grid may name beside the strategy's parameters; None switches one off.
-EXIT_NAMES = ("stop_loss", "take_profit", "trailing_stop")
 
 _COLUMNS = (*(f"study_{name}" for name in STUDY), *METRICS)
 _WHOLE = {"study_samples", "study_closed", *COUNTS}
@@ -40,31 +55,54 @@ _BARS_A_CALL = 20_000_000
 
 
 @dataclass(frozen=True)
-class Combination:
-    """One row of a sweep: full parameters, the exits, and what of both the grid named."""
-
-    params: dict[str, ParamValue]
-    exits: Exits
-    named: dict[str, ParamValue | None]
-
-    @property
-    def hold(self) -> int:
-        """Holding period in bars."""
-        return int(self.params[HOLD_PERIOD.name])
-
-
-@dataclass(frozen=True)
 class SweepResult:
-    """`table`: one row per combination in grid order: parameters, swept exits, then `study_*` and the metrics."""
+    """`table`: one row per combination in the order drawn: parameters, swept exits, then `study_*` and the metrics.
+
+    `draw` says where the combinations come from; None when they were given one by one.
+    """
 
     request: BacktestRequest
+    candles: CandleArrays
     combinations: tuple[Combination, ...]
     table: pd.DataFrame
+    draw: Draw | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What was varied."""
+        return tuple(self.combinations[0].named)
 
     def request_of(self, row: int) -> BacktestRequest:
         """Return the backtest of one row."""
         combination = self.combinations[row]
         return replace(self.request, params=combination.params, exits=combination.exits)
+
+    @cached_property
+    def inputs_digest(self) -> str:
+        """SHA-256 over the candles, the request without what the combinations say, and every combination."""
+        identity = self.request.identity()
+        del identity["params"], identity["exits"]
+        params = self.combinations[0].params
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: getattr(self.candles, name) for name in ("timestamp", "open", "high", "low", "close", "volume")
+        }
+        for name in params:
+            columns[f"params.{name}"] = np.array([float(one.params[name]) for one in self.combinations])
+        levels = np.array([one.exits.levels() for one in self.combinations])
+        columns |= {f"exits.{name}": levels[:, k] for k, name in enumerate(EXIT_NAMES)}
+        signal_exit = self.request.exits.signal_exit
+        return digest_of(
+            {"kind": "sweep_inputs", "layout": 1, "request": identity, "signal_exit": signal_exit}, columns
+        )
+
+    @cached_property
+    def table_digest(self) -> str:
+        """SHA-256 over the table; unlike a result's digest its last bits depend on the processor (docs/sweeps.md)."""
+        columns: dict[str, npt.NDArray[Any]] = {}
+        for name in map(str, self.table):
+            column = self.table[name].to_numpy()
+            columns[name] = column.astype(np.int64) if column.dtype == np.bool_ else column
+        return digest_of({"kind": "sweep_table", "layout": 1}, columns)
 
 
 @kernel
@@ -101,48 +139,16 @@ def _evaluate_rules(
     return rows
 
 
-def grid_combinations(request: BacktestRequest, grid: Mapping[str, Sequence[Any]]) -> list[Combination]:
-    """Every combination of a grid over the request's other parameters and exits; the last name varies fastest.
-
-    Raises
-    ------
-    InvalidRequest
-        For an empty grid, an unknown name or a value out of range.
-    """
-    if not grid or any(isinstance(values, str) or len(values) == 0 for values in grid.values()):
-        raise InvalidRequest(f"grid {dict(grid)!r} is not accepted; expected at least one parameter with values each")
-    rows = itertools.product(*grid.values())
-    return checked_combinations(request, [dict(zip(grid, values, strict=True)) for values in rows])
-
-
-def checked_combinations(request: BacktestRequest, rows: Sequence[Mapping[str, Any]]) -> list[Combination]:
-    """Combinations of given rows, each naming parameters or exits; raises InvalidRequest as `grid_combinations`."""
-    strategy = get_strategy(request.strategy)
-    own = {param.name for param in strategy.all_params()}
-    exits_of: dict[tuple[Any, ...], Exits] = {}
-    combinations = []
-    for row in rows:
-        exits = {name: row[name] for name in EXIT_NAMES if name in row and name not in own}
-        params = strategy.full_params(
-            {**request.params, **{name: value for name, value in row.items() if name not in exits}}
-        )
-        key = tuple(exits.items())
-        if key not in exits_of:
-            exits_of[key] = replace(request, exits=replace(request.exits, **exits)).exits
-        named = {name: params[name] if name in params else getattr(exits_of[key], name) for name in row}
-        combinations.append(Combination(params, exits_of[key], named))
-    return combinations
-
-
 def run_sweep(
     candles: pd.DataFrame,
     request: BacktestRequest,
-    grid: Mapping[str, Sequence[Any]],
+    grid: Space,
     *,
+    sampling: Sampling | None = None,
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> SweepResult:
-    """Backtest every combination of `grid`, each over the request's other parameters, on all processors.
+    """Backtest combinations of `grid`, each over the request's other parameters, on all processors.
 
     Parameters
     ----------
@@ -151,8 +157,10 @@ def run_sweep(
     request
         The fixed part.
     grid
-        Parameter name, or `stop_loss`, `take_profit`, `trailing_stop`, to the values to try; the last name varies
-        fastest.
+        Parameter name, or `stop_loss`, `take_profit`, `trailing_stop`, to the values to try or a `Between`; in a grid
+        the last name varies fastest.
+    sampling
+        How combinations are taken from it; all of them unless said otherwise.
     progress, cancelled
         As for `run_backtest`.
 
@@ -165,9 +173,10 @@ def run_sweep(
     Cancelled
         If `cancelled()` became true.
     """
-    combinations = grid_combinations(request, grid)
+    combinations, draw = sampled_combinations(request, grid, sampling, cancelled)
     arrays = validated_arrays(candles, Timeframe(request.timeframe))
-    return sweep_combinations(arrays, request, combinations, progress=progress, cancelled=cancelled)
+    result = sweep_combinations(arrays, request, combinations, progress=progress, cancelled=cancelled)
+    return replace(result, draw=draw)
 
 
 def sweep_combinations(
@@ -179,6 +188,28 @@ def sweep_combinations(
     cancelled: IsCancelled | None = None,
 ) -> SweepResult:
     """Backtest each combination over validated candles; the rest is as in `run_sweep`."""
+    years = Timeframe(request.timeframe).periods_per_year
+    values = evaluate_combinations(
+        candles, request, combinations, _evaluate_rules, years, len(_COLUMNS), progress=progress, cancelled=cancelled
+    )
+    return SweepResult(request, candles, tuple(combinations), _table(combinations, values))
+
+
+def evaluate_combinations(
+    candles: CandleArrays,
+    request: BacktestRequest,
+    combinations: Sequence[Combination],
+    evaluate: Callable[..., FloatArray],
+    extra: float,
+    width: int,
+    *,
+    progress: Progress | None = None,
+    cancelled: IsCancelled | None = None,
+) -> FloatArray:
+    """Call a kernel for every combination, in parallel: values (combinations, width).
+
+    `evaluate` takes what `_evaluate_rules` takes, `extra` last, and gives a row for each of `rules`.
+    """
     report = progress or (lambda _: None)
     report(0.0)
     # Combinations that differ in the holding period or the exits alone share their signals.
@@ -186,7 +217,7 @@ def sweep_combinations(
     for index, combination in enumerate(combinations):
         key = tuple(value for name, value in combination.params.items() if name != HOLD_PERIOD.name)
         groups.setdefault(key, []).append(index)
-    values = np.empty((len(combinations), len(_COLUMNS)))
+    values = np.empty((len(combinations), width))
     sizing = sizing_values(request.sizing, candles)
     done = 0
 
@@ -195,8 +226,28 @@ def sweep_combinations(
             raise Cancelled(f"sweep of {request.strategy} was cancelled after {done} of {len(combinations)}")
 
     def work(members: list[int], stopped: Callable[[], bool]) -> None:
-        group = [combinations[index] for index in members]
-        values[members] = _evaluate_group(candles, request, group, sizing, stopped)
+        signals = filtered_signals(candles, request, combinations[members[0]].params, None, stopped)
+        bars = np.flatnonzero(signals.buy).astype(np.int64)
+        step = max(1, _BARS_A_CALL // len(candles))
+        for start in range(0, len(members), step):
+            if stopped():
+                raise Cancelled(f"sweep of {request.strategy} was cancelled")
+            part = members[start : start + step]
+            values[part] = evaluate(
+                candles.open,
+                candles.high,
+                candles.low,
+                candles.close,
+                bars,
+                signals.sell if request.exits.signal_exit else signals.sell[:0],
+                np.array([[float(combinations[k].hold), *combinations[k].exits.levels()] for k in part]),
+                *sizing,
+                request.costs.fee_rate,
+                request.costs.slippage_rate,
+                request.initial_cash,
+                request.fill == "next_open",
+                extra,
+            )
 
     def count(members: list[int]) -> None:
         nonlocal done
@@ -210,42 +261,7 @@ def sweep_combinations(
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
-    return SweepResult(request, tuple(combinations), _table(combinations, values))
-
-
-def _evaluate_group(
-    candles: CandleArrays,
-    request: BacktestRequest,
-    group: Sequence[Combination],
-    sizing: tuple[int, float, FloatArray],
-    stopped: IsCancelled,
-) -> FloatArray:
-    signals = filtered_signals(candles, request, group[0].params, None, stopped)
-    bars = np.flatnonzero(signals.buy).astype(np.int64)
-    step = max(1, _BARS_A_CALL // len(candles))
-    rows = []
-    for start in range(0, len(group), step):
-        if stopped():
-            raise Cancelled(f"sweep of {request.strategy} was cancelled")
-        rules = np.array([[float(one.hold), *one.exits.levels()] for one in group[start : start + step]])
-        rows.append(
-            _evaluate_rules(
-                candles.open,
-                candles.high,
-                candles.low,
-                candles.close,
-                bars,
-                signals.sell if request.exits.signal_exit else signals.sell[:0],
-                rules,
-                *sizing,
-                request.costs.fee_rate,
-                request.costs.slippage_rate,
-                request.initial_cash,
-                request.fill == "next_open",
-                Timeframe(request.timeframe).periods_per_year,
-            )
-        )
-    return np.concatenate(rows)
+    return values
 
 
 def _table(combinations: Sequence[Combination], values: FloatArray) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from coin_hts_pipelines.backtest.engine import filtered_signals
-from coin_hts_pipelines.backtest.lookahead import checked_count, part_of, unequal
+from coin_hts_pipelines.backtest.lookahead import checked_count, unequal
 from coin_hts_pipelines.backtest.portfolio import simulate
 from coin_hts_pipelines.backtest.request import BacktestRequest
 from coin_hts_pipelines.errors import Cancelled, CoinHtsError, InvalidRequest, PermanentError
@@ -180,7 +180,7 @@ def _outcome(
     cancelled: IsCancelled | None,
 ) -> _Outcome:
     """Outcome of the last bars after `history` bars; an account starts flat on the first of them."""
-    known = part_of(candles, len(candles) - last_bars - history, len(candles))
+    known = candles.part(len(candles) - last_bars - history, len(candles))
     try:
         own = get_strategy(request.strategy).signals_of(known, params, None, cancelled)
     except CoinHtsError:
@@ -209,7 +209,7 @@ def _decided_alone(
     for k in range(len(right.buy)):
         if cancelled is not None and cancelled():
             raise Cancelled("the warm-up check was cancelled")
-        window = part_of(candles, max(0, first + k - history), first + k + 1)
+        window = candles.part(max(0, first + k - history), first + k + 1)
         try:
             alone = Signals(*strategy.compute(window, params, len(window) - 1, len(window)))
         except Exception:

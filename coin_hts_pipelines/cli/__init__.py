@@ -19,6 +19,7 @@ _COMMANDS = {
     "run": "Candles to exports in one go, then the rankings.",
     "backtest": "Run one strategy by hand; list and show results.",
     "strategy": "List and show strategies, plug-ins included.",
+    "sweep": "Try many parameters, and see how much of the best is luck.",
     "data": "List, import, check and generate candles.",
     "preset": "List, show, add and remove standing backtests.",
     "up": "Serve the Dagster UI and its daemon.",

@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from coin_hts_pipelines.cli.backtest_check import check
+from coin_hts_pipelines.cli.backtest_monte_carlo import monte_carlo
+from coin_hts_pipelines.cli.backtest_portfolio import portfolio
+from coin_hts_pipelines.cli.backtest_walk_forward import walk_forward
 from coin_hts_pipelines.cli.options import build_request, exit_options, json_option, span_options
 from coin_hts_pipelines.settings import get_settings
 
@@ -18,6 +21,9 @@ def command() -> None:
 
 
 command.add_command(check)
+command.add_command(monte_carlo)
+command.add_command(portfolio)
+command.add_command(walk_forward)
 
 
 @command.command("run")

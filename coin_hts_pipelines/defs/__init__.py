@@ -18,19 +18,20 @@ from coin_hts_pipelines.defs.indicators import indicators_asset  # noqa: E402
 from coin_hts_pipelines.defs.partitioned_work import NoProgress  # noqa: E402
 from coin_hts_pipelines.defs.rankings import rankings_asset  # noqa: E402
 from coin_hts_pipelines.defs.resources import CatalogResource, export_store_resource, lake_resource  # noqa: E402
-from coin_hts_pipelines.defs.schedules import refresh_schedules  # noqa: E402
+from coin_hts_pipelines.defs.schedules import refresh_schedules, walk_forward_schedules  # noqa: E402
 from coin_hts_pipelines.defs.sensors import automation_sensor  # noqa: E402
+from coin_hts_pipelines.defs.walk_forwards import walk_forwards_asset  # noqa: E402
 from coin_hts_pipelines.market import Timeframe  # noqa: E402
 from coin_hts_pipelines.settings import get_settings  # noqa: E402
 
-LAYERS = (candles_asset, indicators_asset, backtests_asset, rankings_asset, exports_asset)
+LAYERS = (candles_asset, indicators_asset, backtests_asset, rankings_asset, exports_asset, walk_forwards_asset)
 
 
 def build_defs(**overrides: Any) -> dg.Definitions:
     """All definitions of the configured timeframes; `overrides` replace resources by name (tests, the command line)."""
     settings = get_settings()
     timeframes = [Timeframe.parse(text) for text in settings.timeframes]
-    schedules = refresh_schedules(settings)
+    schedules = [*refresh_schedules(settings), *walk_forward_schedules(settings)]
     return dg.Definitions(
         assets=[layer(timeframe) for timeframe in timeframes for layer in LAYERS],
         schedules=schedules,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from coin_hts_pipelines.backtest import BacktestResult, run_backtest
-from coin_hts_pipelines.backtest.lookahead import find_lookahead, part_of
+from coin_hts_pipelines.backtest.lookahead import find_lookahead
 from coin_hts_pipelines.catalog import Preset, PresetCatalog, ResultIndex
 from coin_hts_pipelines.defs.automation import follow_upstream
 from coin_hts_pipelines.defs.partitioned_work import (
@@ -55,7 +55,7 @@ def accounting_problem(result: BacktestResult) -> str | None:
 def lookahead_problem(result: BacktestResult, cancelled: Callable[[], bool]) -> str | None:
     """Say which bar's signal depends on later bars, if one of a sample does; indicators have checks of their own."""
     n = len(result.candles)
-    last = part_of(result.candles, max(0, n - _CUT_BARS), n)
+    last = result.candles.part(max(0, n - _CUT_BARS), n)
     report = find_lookahead(last, result.request, cuts=_CUTS, indicators=False, cancelled=cancelled)
     return None if report.passed else str(report)
 

@@ -13,3 +13,13 @@ def refresh_job(timeframe: Timeframe) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"refresh_{name}", selection=dg.AssetSelection.assets(name), description=f"Fetch {timeframe} candles."
     )
+
+
+def walk_forward_job(timeframe: Timeframe) -> dg.UnresolvedAssetJobDefinition:
+    """Walk-forwards of one timeframe, which nothing else starts."""
+    name = f"walk_forwards_{timeframe.value.lower()}"
+    return dg.define_asset_job(
+        f"renew_{name}",
+        selection=dg.AssetSelection.assets(name),
+        description=f"Walk presets forward on {timeframe} candles.",
+    )

@@ -1,16 +1,19 @@
-"""What happens by the clock: candles are refreshed once a live source is configured."""
+"""What happens by the clock: candles are refreshed once a live source is configured, walk-forwards redone weekly."""
 
 from datetime import UTC
 
 import dagster as dg
 
-from coin_hts_pipelines.defs.jobs import refresh_job
-from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key
+from coin_hts_pipelines.control.ranges import cut_into_boxes
+from coin_hts_pipelines.defs.jobs import refresh_job, walk_forward_job
+from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key, presets_name, split_key
 from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.settings import Settings
 
 # The Upbit day turns at 09:00 KST; five minutes later its daily candle is final.
 _CRON = {Timeframe.D1: "5 9 * * *", Timeframe.H1: "2 * * * *"}
+# Monday before anybody is up.
+_WEEKLY = "0 4 * * 1"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -49,3 +52,54 @@ def refresh_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """Schedules of the configured timeframes."""
     wanted = {Timeframe.parse(text) for text in settings.timeframes}
     return [refresh_schedule(timeframe, settings) for timeframe in _CRON if timeframe in wanted]
+
+
+def _due(instance: dg.DagsterInstance, timeframe: Timeframe) -> list[tuple[str, str]]:
+    """Presets and symbols whose backtest is newer than their walk-forward, the ones without one included."""
+    suffix = timeframe.value.lower()
+    newest = [
+        instance.get_latest_storage_id_by_partition(
+            dg.AssetKey(f"{layer}_{suffix}"), dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        for layer in ("backtests", "walk_forwards")
+    ]
+    presets = set(instance.get_dynamic_partitions(presets_name(timeframe)))
+    symbols = set(instance.get_dynamic_partitions(SYMBOLS))
+    due = [split_key(key) for key, event in newest[0].items() if event > newest[1].get(key, 0)]
+    # Events outlive the partitions they are of.
+    return [(preset, symbol) for preset, symbol in due if preset in presets and symbol in symbols]
+
+
+def walk_forward_schedule(timeframe: Timeframe) -> dg.ScheduleDefinition:
+    """Walk forward what has a new backtest, in as few runs as there are rectangles of presets and symbols."""
+    job = walk_forward_job(timeframe)
+
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=_WEEKLY,
+        execution_timezone="Asia/Seoul",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"{timeframe} walk-forwards of the presets and symbols that were backtested anew.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        due = _due(context.instance, timeframe)
+        if not due:
+            return dg.SkipReason(f"no {timeframe} backtest is newer than its walk-forward")
+        presets = context.instance.get_dynamic_partitions(presets_name(timeframe))
+        symbols = context.instance.get_dynamic_partitions(SYMBOLS)
+        at = context.scheduled_execution_time.astimezone(UTC)
+        return [
+            dg.RunRequest(
+                run_key=f"{at.isoformat()} {join_key(*box.first)}",
+                tags={RANGE_START: join_key(*box.first), RANGE_END: join_key(*box.last)},
+            )
+            for box in cut_into_boxes(due, presets, symbols)
+        ]
+
+    return schedule
+
+
+def walk_forward_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """Schedules of the configured timeframes."""
+    return [walk_forward_schedule(Timeframe.parse(text)) for text in settings.timeframes]

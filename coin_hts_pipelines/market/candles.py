@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
 import numpy as np
@@ -37,6 +37,10 @@ class CandleArrays:
     def __len__(self) -> int:
         """Return the number of bars."""
         return len(self.timestamp)
+
+    def part(self, start: int, stop: int) -> CandleArrays:
+        """Bars `start .. stop-1`, as views."""
+        return CandleArrays(**{field.name: getattr(self, field.name)[start:stop] for field in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ function drawValues(host, { axes, single }, t) {
   const { median, trials } = single[0];
   const layout = {
     ...base(t), margin: { l: 16, r: 34, t: 16, b: 40 }, showlegend: false, bargap: 0.3,
-    xaxis: axis(t, { type: "category", title: { text: name } }),
-    yaxis: axis(t, { title: { text: index.label }, zeroline: true, tickformat: index.format }),
+    xaxis: axis(t, { type: "category", title: { text: name, standoff: 12 } }),
+    yaxis: axis(t, { title: { text: index.label, standoff: 12 }, zeroline: true, tickformat: index.format }),
   };
   const trace = {
     type: "bar", x: labels, y: median, marker: { color: median.map((v) => (index.signed && v < 0 ? t.loss : t.accent)) },
     customdata: trials, hovertemplate: `${name} %{x}<br>median %{y:${index.format}} of %{customdata} trials<extra></extra>`,
   };
-  $("map-note").textContent = `Median ${index.label} at each value of ${name}, the only parameter that was varied.`;
+  $("map-note").textContent = `Median ${index.label} at each value of ${name}, the only one that was varied.`;
   host.setAttribute("aria-label", $("map-note").textContent);
   return Plotly.react(host, [trace], layout, config());
 }
@@ -50,8 +50,8 @@ function drawMap() {
   };
   const layout = {
     ...base(t), margin: { l: 16, r: 34, t: 16, b: 40 },
-    xaxis: axis(t, { type: "category", title: { text: axes[x].name }, showgrid: false }),
-    yaxis: axis(t, { type: "category", title: { text: axes[y].name }, showgrid: false }),
+    xaxis: axis(t, { type: "category", title: { text: axes[x].name, standoff: 12 }, showgrid: false }),
+    yaxis: axis(t, { type: "category", title: { text: axes[y].name, standoff: 12 }, showgrid: false }),
   };
   const others = axes.length > 2 ? "over all values of the others" : "of the trials there";
   $("map-note").textContent = `Median ${index.label} ${others}; a cell without a colour has no trial with a defined value. `
@@ -72,8 +72,8 @@ function drawDistribution() {
   const margin = (high - low || 1) * 0.03;
   const layout = {
     ...base(t), margin: { l: 16, r: narrow.matches ? 8 : 34, t: 50, b: 40 }, bargap: 0.06, showlegend: false,
-    xaxis: axis(t, { title: { text: "Sharpe ratio, annualised" }, zeroline: true, range: [low - margin, high + margin] }),
-    yaxis: axis(t, { title: { text: "trials" }, tickformat: ",d", rangemode: "tozero" }),
+    xaxis: axis(t, { title: { text: "Sharpe ratio, annualised", standoff: 12 }, zeroline: true, range: [low - margin, high + margin] }),
+    yaxis: axis(t, { title: { text: "trials", standoff: 12 }, tickformat: ",d", rangemode: "tozero" }),
     shapes: marks.map(([, v, color]) => ({ type: "line", x0: v, x1: v, yref: "paper", y0: 0, y1: 1, line: { color, width: 2, dash: color === t.loss ? "dash" : "solid" } })),
     annotations: marks.map(([name, v, color, y]) => ({
       text: `<b>${name} ${number(v, 2)}</b>`, x: v, yref: "paper", y, yanchor: "bottom", showarrow: false, font: { color, size: 12 },

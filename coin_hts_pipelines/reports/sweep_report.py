@@ -60,8 +60,8 @@ def _best(stored: StoredSweep) -> str:
         return f'<p class="empty">No trial has a defined {escape(RANKABLE[manifest.rank_by])}.</p>'
     own = [] if manifest.rank_by in _SHOWN else [manifest.rank_by]
     heads = [
-        "#", *manifest.names, *(_capital(RANKABLE[name]) for name in own), "Sharpe", "Total return", "Max drawdown", "Trades",
-        "Trials", "Probabilistic Sharpe", "Deflated Sharpe", "Min. track record, bars",
+        "#", *manifest.names, *(_capital(RANKABLE[name]) for name in own), "Sharpe", "Total return", "Max drawdown",
+        "Trades", "Trials", "Probabilistic Sharpe", "Deflated Sharpe", "Min. track record, bars",
     ]  # fmt: skip
     rows = []
     for rank, row in enumerate(best.to_dict(orient="records"), 1):
@@ -81,16 +81,14 @@ def _best(stored: StoredSweep) -> str:
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    caption = (
-        f"The best of {plural(manifest.trials, 'trial')} by {escape(RANKABLE[manifest.rank_by])}. Probabilistic: how "
-        "likely the Sharpe ratio is above 0. Deflated: above what luck gives the best of so many trials; "
-        f"{CONFIDENCE} is asked for. Min. track record: bars after which the Sharpe ratio is above 0 with "
-        f"{CONFIDENCE:.0%} confidence; there are {manifest.bars:,}. * fewer than {FEW_TRADES} trades."
-    )
+    label = escape(RANKABLE[manifest.rank_by])
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Best rows"><table id="best">'
-        f"<caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<caption><span>The best of {plural(manifest.trials, 'trial')} by {label}</span></caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        '<p class="hint">Probabilistic: how likely the Sharpe ratio is above 0. Deflated: above what luck gives the '
+        f"best of so many trials; {CONFIDENCE} is asked for. Min. track record: bars after which the Sharpe ratio is "
+        f"above 0 with {CONFIDENCE:.0%} confidence; there are {manifest.bars:,}. * fewer than {FEW_TRADES} trades.</p>"
     )
 
 
@@ -115,11 +113,12 @@ def _warnings(guards: Guards) -> str:
     return f'<div class="warning" role="note"><strong>Do not trust the best row.</strong><ul>{items}</ul></div>'
 
 
-def _notes(manifest: SweepManifest) -> str:
+def _notes(manifest: SweepManifest, held: float) -> str:
     notes = [
         *manifest.notes,
         _COUNTING,
         f"The probability of overfitting is of choosing by Sharpe ratio, over {manifest.blocks} blocks of bars.",
+        f"Buying and holding returned {_number(held * 100, 2, sign=True, unit='%')} over the same bars, without costs.",
     ]
     if manifest.refused or manifest.duplicates:
         notes.append(
@@ -221,7 +220,7 @@ def render_sweep_report(stored: StoredSweep) -> str:
         verdict="" if stored.best.empty else escape(guards.verdict),
         tiles=_tiles(guards),
         best=_best(stored),
-        notes=_notes(manifest),
+        notes=_notes(manifest, float(table["buy_and_hold_return"].iloc[0])),
         figure=escape(_capital(label)),
         parallel=parallel,
         distribution_note=_LUCK

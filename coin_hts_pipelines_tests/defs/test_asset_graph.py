@@ -21,7 +21,7 @@ from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines_tests.defs.helpers import forget_settings
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.txt")
-LAYERS = ("candles", "indicators", "backtests", "rankings", "exports")
+LAYERS = ("candles", "indicators", "backtests", "rankings", "exports", "walk_forwards")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
@@ -97,7 +97,7 @@ def test_the_graph_is_the_one_on_file() -> None:
     assert text == SNAPSHOT.read_text(), "see the head of this file"
 
 
-def test_every_timeframe_has_its_five_layers() -> None:
+def test_every_timeframe_has_its_layers() -> None:
     assert list(_assets()) == [f"{layer}_{suffix}" for suffix in ("1d", "1h", "5m", "1m") for layer in LAYERS]
 
 
@@ -105,7 +105,7 @@ def test_timeframes_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COIN_HTS_TIMEFRAMES", "4h")
     forget_settings()
     assert list(_assets()) == [f"{layer}_4h" for layer in LAYERS]
-    assert build_defs().schedules == []
+    assert [schedule.name for schedule in build_defs().schedules or ()] == ["renew_walk_forwards_4h_schedule"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -122,7 +122,8 @@ def test_every_asset_explains_itself_and_fails_well(layer: str, timeframe: str) 
     assert asset.op.pool
     assert asset.backfill_policy == dg.BackfillPolicy.single_run()
     assert all(check.description for check in asset.check_specs)
-    assert (spec.automation_condition is None) is (layer == "candles")
+    # Candles come by the clock or by hand; a walk-forward costs too much to follow every candle.
+    assert (spec.automation_condition is None) is (layer in ("candles", "walk_forwards"))
 
 
 def test_layers_of_a_kind_share_their_store_and_so_their_pool() -> None:
@@ -168,4 +169,5 @@ def test_keys_stay_below_what_dagster_bears() -> None:
     assert counts["candles_1d"] >= 250 * 12
     assert counts["backtests_1d"] == 250 * 50
     assert counts["rankings_1d"] == 50
+    assert counts["walk_forwards_1d"] == 250 * 50
     assert max(counts.values()) < 100_000

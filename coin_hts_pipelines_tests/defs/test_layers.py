@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from coin_hts_pipelines import IntegrityError, NoCandles
+from coin_hts_pipelines import Cancelled, IntegrityError, NoCandles
 from coin_hts_pipelines.backtest import BacktestRequest, Costs, run_backtest
 from coin_hts_pipelines.catalog import Preset, PresetCatalog, ResultIndex
 from coin_hts_pipelines.control.instance import open_database
+from coin_hts_pipelines.defs import backtests as backtests_module
 from coin_hts_pipelines.defs import build_defs
-from coin_hts_pipelines.defs.backtests import accounting_problem
+from coin_hts_pipelines.defs.backtests import accounting_problem, lookahead_problem
 from coin_hts_pipelines.defs.partitions import SYMBOLS
 from coin_hts_pipelines.defs.rankings import rank_preset, ranking_path, report_path
 from coin_hts_pipelines.defs.resources import LakeResource
@@ -27,6 +28,7 @@ from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
 from coin_hts_pipelines.lake import CandleStore, IndicatorStore
 from coin_hts_pipelines_tests.candle_maker import random_walk
 from coin_hts_pipelines_tests.catalog.conftest import new_database
+from coin_hts_pipelines_tests.cheaters import Made, Rule, next_close, no_bar_before, register
 from coin_hts_pipelines_tests.defs.helpers import forget_settings, recorded
 from coin_hts_pipelines_tests.lake.helpers import candles
 
@@ -258,7 +260,57 @@ def test_an_export_without_a_result_says_so(world: World) -> None:
     assert reason(result, "exports_1d").endswith("there is no result of zone_1d on KRW-BTC to export yet")
 
 
-# ---- the accounting identity
+# ---- what the backtests are checked for
+
+
+def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    """What the checks of a run said."""
+    return {one.check_name: one for one in result.get_asset_check_evaluations()}
+
+
+def test_honest_backtests_pass_their_checks(world: World) -> None:
+    world.fill()
+    found = evaluations(world.backtest())
+    assert set(found) == {"accounting_identity", "no_look_ahead"}
+    for one in found.values():
+        assert one.passed
+        assert {name: value.value for name, value in one.metadata.items()} == {"partitions": 4, "failing": 0}
+
+
+@pytest.mark.parametrize(("rule", "said"), [(next_close, "looks ahead"), (no_bar_before, "depends on how its work is")])
+def test_a_preset_that_cheats_fails_its_check(
+    world: World, monkeypatch: pytest.MonkeyPatch, rule: Rule, said: str
+) -> None:
+    world.fill()
+    PresetCatalog(open_database()).add([Preset("cheat_1d", BacktestRequest(register(monkeypatch, Made(rule))))])
+    world.instance.add_dynamic_partitions("presets_1d", ["cheat_1d"])
+    result = world.run("backtests_1d", "long_1d|KRW-BTC", "cheat_1d|KRW-ETH")
+    assert result.success, "checks only report"
+    keys = {f"cheat_1d|{symbol}" for symbol in ("KRW-BTC", "KRW-ETH")}
+    assert keys < set(world.events(result))
+    found = evaluations(result)
+    assert found["accounting_identity"].passed
+    cheating = found["no_look_ahead"]
+    assert (cheating.passed, cheating.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert (cheating.metadata["partitions"].value, cheating.metadata["failing"].value) == (6, 2)
+    reasons = cheating.metadata["failing_partitions"].value
+    assert isinstance(reasons, dict)
+    assert set(reasons) == keys
+    assert all(reason.startswith(f"made {said}") for reason in reasons.values())
+
+
+def test_of_many_bars_the_last_are_checked_for_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    candles = random_walk(300, 1)
+    request = BacktestRequest(register(monkeypatch, Made(next_close)))
+    flat = candles.copy()
+    flat.loc[250:, ["open", "high", "low", "close"]] = 100.0
+    monkeypatch.setattr(backtests_module, "_CUT_BARS", 40)
+    assert lookahead_problem(run_backtest(flat, request), lambda: False) is None
+    problem = lookahead_problem(run_backtest(candles, request), lambda: False)
+    assert problem is not None
+    assert "on 16 of 39 possible cuts" in problem
+    with pytest.raises(Cancelled):
+        lookahead_problem(run_backtest(candles, request), lambda: True)
 
 
 @pytest.mark.parametrize("hold", [3, 1000])

@@ -57,6 +57,7 @@ def upstream(instance: dg.DagsterInstance, asset: str, key: str) -> set[str]:
         ("indicators_1d", "KRW-BTC|2017", {"KRW-BTC|2017"}),
         ("backtests_1d", "long_1d|KRW-BTC", {f"KRW-BTC|{year}" for year in YEARS}),
         ("backtests_1h", "long_1h|KRW-ETH", {f"KRW-ETH|{year}" for year in YEARS}),
+        ("walk_forwards_1d", "zone_1d|KRW-ETH", {f"KRW-ETH|{year}" for year in YEARS}),
         ("rankings_1d", "zone_1d", {"zone_1d|KRW-BTC", "zone_1d|KRW-ETH"}),
         ("exports_1d", "zone_1d|KRW-BTC", {"zone_1d|KRW-BTC"}),
     ],

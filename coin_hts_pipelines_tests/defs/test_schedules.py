@@ -1,4 +1,4 @@
-"""The refresh of candles by the clock."""
+"""What happens by the clock: the refresh of candles, and walk-forwards once a week."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from coin_hts_pipelines.defs import build_defs
 from coin_hts_pipelines.defs.partitions import SYMBOLS, year_partitions
 from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
-from coin_hts_pipelines_tests.defs.helpers import forget_settings
+from coin_hts_pipelines_tests.defs.helpers import forget_settings, materialized
 
 KST = ZoneInfo("Asia/Seoul")
 
@@ -25,9 +25,9 @@ pytestmark = [
 ]
 
 
-def schedules() -> dict[str, Any]:
+def schedules(kind: str = "") -> dict[str, Any]:
     found = build_defs().schedules or ()
-    return {one.name: one for one in found}
+    return {one.name: one for one in found if one.name.startswith(kind)}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_days_are_refreshed_when_upbits_day_turns_and_hours_every_hour(name: str
 
 
 def test_minutes_have_no_schedule() -> None:
-    assert sorted(schedules()) == ["refresh_candles_1d_schedule", "refresh_candles_1h_schedule"]
+    assert sorted(schedules("refresh")) == ["refresh_candles_1d_schedule", "refresh_candles_1h_schedule"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_minutes_have_no_schedule() -> None:
 def test_schedules_are_on_once_the_source_is_live(source: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COIN_HTS_SOURCE", source)
     forget_settings()
-    assert {schedule.default_status.value for schedule in schedules().values()} == {status}
+    assert {schedule.default_status.value for schedule in schedules("refresh").values()} == {status}
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,80 @@ def test_without_symbols_there_is_nothing_to_do(instance: dg.DagsterInstance) ->
     answer = schedules()["refresh_candles_1d_schedule"].evaluate_tick(context)
     assert not answer.run_requests
     assert "no symbols are registered" in (answer.skip_message or "")
+
+
+# ---- walk-forwards
+
+MONDAY = datetime(2025, 6, 2, 4, 0, tzinfo=KST)
+PAIR = ("preset", "symbol")
+
+
+def weekly(instance: dg.DagsterInstance, at: datetime = MONDAY) -> Any:
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at)
+    return schedules()["renew_walk_forwards_1d_schedule"].evaluate_tick(context)
+
+
+def boxes(instance: dg.DagsterInstance) -> list[tuple[str, str]]:
+    """First and last key of every requested run."""
+    return [(one.tags[RANGE_START], one.tags[RANGE_END]) for one in weekly(instance).run_requests]
+
+
+@pytest.fixture
+def stocked(instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """Two presets on three symbols, one of which has no backtest yet."""
+    instance.add_dynamic_partitions(SYMBOLS, ["KRW-ADA", "KRW-BTC", "KRW-ETH"])
+    instance.add_dynamic_partitions("presets_1d", ["long_1d", "zone_1d"])
+    for preset in ("long_1d", "zone_1d"):
+        for symbol in ("KRW-BTC", "KRW-ETH"):
+            instance.report_runless_asset_event(materialized("backtests_1d", f"{preset}|{symbol}", PAIR))
+    return instance
+
+
+def test_walk_forwards_are_redone_early_on_monday_without_being_asked_for() -> None:
+    found = schedules("renew")
+    assert sorted(found) == [f"renew_walk_forwards_{suffix}_schedule" for suffix in ("1d", "1h", "1m", "5m")]
+    for name, schedule in found.items():
+        assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 4 * * 1", "Asia/Seoul")
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+        assert schedule.job.name == name.removesuffix("_schedule")
+        assert schedule.description
+
+
+def test_what_has_a_backtest_is_walked_forward_in_one_run(stocked: dg.DagsterInstance) -> None:
+    assert boxes(stocked) == [("long_1d|KRW-BTC", "zone_1d|KRW-ETH")]
+
+
+def test_what_has_not_changed_since_is_left_alone(stocked: dg.DagsterInstance) -> None:
+    for key in ("long_1d|KRW-BTC", "long_1d|KRW-ETH", "zone_1d|KRW-BTC", "zone_1d|KRW-ETH"):
+        stocked.report_runless_asset_event(materialized("walk_forwards_1d", key, PAIR))
+    answer = weekly(stocked)
+    assert not answer.run_requests
+    assert answer.skip_message == "no 1D backtest is newer than its walk-forward"
+    stocked.report_runless_asset_event(materialized("backtests_1d", "zone_1d|KRW-ETH", PAIR))
+    assert boxes(stocked) == [("zone_1d|KRW-ETH", "zone_1d|KRW-ETH")]
+
+
+def test_pairs_that_are_no_rectangle_are_several_runs(stocked: dg.DagsterInstance) -> None:
+    stocked.report_runless_asset_event(materialized("walk_forwards_1d", "long_1d|KRW-BTC", PAIR))
+    requests = weekly(stocked).run_requests
+    assert len({one.run_key for one in requests}) == len(requests) == 2
+    assert sorted(boxes(stocked)) == [
+        ("long_1d|KRW-ETH", "long_1d|KRW-ETH"),
+        ("zone_1d|KRW-BTC", "zone_1d|KRW-ETH"),
+    ]
+
+
+def test_removed_presets_and_symbols_are_forgotten(stocked: dg.DagsterInstance) -> None:
+    stocked.delete_dynamic_partition("presets_1d", "long_1d")
+    stocked.delete_dynamic_partition(SYMBOLS, "KRW-BTC")
+    assert boxes(stocked) == [("zone_1d|KRW-ETH", "zone_1d|KRW-ETH")]
+
+
+def test_a_week_is_requested_once_however_often_it_is_evaluated(stocked: dg.DagsterInstance) -> None:
+    later = datetime(2025, 6, 9, 4, 0, tzinfo=KST)
+    keys = [weekly(stocked, at).run_requests[0].run_key for at in (MONDAY, MONDAY, later)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_without_backtests_nothing_is_walked_forward(instance: dg.DagsterInstance) -> None:
+    assert not weekly(instance).run_requests
