@@ -82,7 +82,7 @@ def run_portfolio(
     Raises
     ------
     InvalidRequest
-        If there is no symbol, one twice, or an override of a symbol without candles.
+        If there is no symbol, one twice, symbols of different quotes, or an override of a symbol without candles.
     InvalidCandles
         If candles are empty or break a rule; the message names the symbol.
     Cancelled
@@ -128,6 +128,9 @@ def _frames(candles: Mapping[str, pd.DataFrame], request: PortfolioRequest) -> d
         raise InvalidRequest("a portfolio of no symbols is not accepted; expected candles of at least one")
     if len(frames) < len(names):
         raise InvalidRequest(f"candles of {[text for _, text in names]!r} name a symbol twice; expected each once")
+    quotes = sorted({symbol.partition("-")[0] for symbol in frames})
+    if len(quotes) > 1:
+        raise InvalidRequest(f"candles quote in {' and '.join(quotes)}; expected one currency, as the account has one")
     for symbol in request.overrides:
         if symbol not in frames:
             raise InvalidRequest(f"overrides of {symbol} are not accepted; expected one of {', '.join(frames)}")

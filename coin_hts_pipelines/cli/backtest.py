@@ -43,29 +43,22 @@ def run(
     from coin_hts_pipelines.backtest import run_backtest  # noqa: PLC0415
     from coin_hts_pipelines.catalog import ResultIndex  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import print_json  # noqa: PLC0415
+    from coin_hts_pipelines.cli.stored import stored_candles  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
-    from coin_hts_pipelines.errors import NoCandles  # noqa: PLC0415
-    from coin_hts_pipelines.lake import CandleStore, is_synthetic  # noqa: PLC0415
+    from coin_hts_pipelines.lake import is_synthetic  # noqa: PLC0415
     from coin_hts_pipelines.market import normalize_symbol  # noqa: PLC0415
     from coin_hts_pipelines.results import ResultStore  # noqa: PLC0415
 
     settings = get_settings()
     request = build_request(strategy, timeframe, values)
-    store = CandleStore(settings.root)
-    names = list(dict.fromkeys(map(normalize_symbol, symbols)))
-    loaded = {}
-    for name in names:
-        loaded[name] = store.load(name, request.timeframe, start, end)
-        if loaded[name].empty:
-            raise NoCandles(
-                f"{name} has no {request.timeframe} candles from {start or 'its beginning'} to {end or 'now'}"
-            )
+    loaded = [
+        stored_candles(name, request.timeframe, start, end) for name in dict.fromkeys(map(normalize_symbol, symbols))
+    ]
     database = prepare()
     saved = []
-    for name, candles in loaded.items():
+    for name, candles, source in loaded:
         started = datetime.now(UTC)
         result = run_backtest(candles, request)
-        source = store.source_of(name, request.timeframe) or "unknown"
         saved.append(
             ResultStore(settings.root, keep=settings.keep_results).save(
                 result, name, preset=None, candle_source=source, synthetic=is_synthetic(source), started=started

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from coin_hts_pipelines.cli.options import json_option, parse_params, span_options
-from coin_hts_pipelines.settings import get_settings
 
 
 @click.command("check")
@@ -43,17 +42,12 @@ def check(
     from coin_hts_pipelines.backtest.lookahead import check_lookahead  # noqa: PLC0415
     from coin_hts_pipelines.backtest.warm_up import check_warm_up  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import print_json  # noqa: PLC0415
-    from coin_hts_pipelines.errors import NoCandles  # noqa: PLC0415
-    from coin_hts_pipelines.lake import CandleStore  # noqa: PLC0415
-    from coin_hts_pipelines.market import normalize_symbol  # noqa: PLC0415
+    from coin_hts_pipelines.cli.stored import stored_candles  # noqa: PLC0415
 
     request = BacktestRequest(
         strategy, parse_params(params), timeframe, regime=tuple(Regime.parse(rule) for rule in regimes)
     )
-    name = normalize_symbol(symbol)
-    candles = CandleStore(get_settings().root).load(name, request.timeframe, start, end)
-    if candles.empty:
-        raise NoCandles(f"{name} has no {request.timeframe} candles from {start or 'its beginning'} to {end or 'now'}")
+    name, candles, _ = stored_candles(symbol, request.timeframe, start, end)
     # First, because it refuses what is too short.
     warm_up = check_warm_up(candles, request, last_bars=last_bars)
     look_ahead = check_lookahead(candles, request, cuts=cuts, seed=seed)

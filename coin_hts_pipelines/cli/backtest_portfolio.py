@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from coin_hts_pipelines.cli.options import build_request, comma_list, exit_options, json_option, span_options
+from coin_hts_pipelines.cli.options import (
+    build_request,
+    comma_list,
+    exit_options,
+    json_option,
+    override_option,
+    parse_overrides,
+    span_options,
+)
 from coin_hts_pipelines.errors import InvalidRequest, NoCandles
 from coin_hts_pipelines.settings import get_settings
 
@@ -34,12 +43,13 @@ _FIGURES = (
 @click.command("portfolio")
 @click.option("--strategy", required=True, help="Name of a strategy; an unknown one lists them.")
 @click.option("--symbol", "single", multiple=True, help="Symbol; repeat for more.")
-@click.option("--symbols", help="A,B or all: every symbol that has candles of the span.")
+@click.option("--symbols", help="A,B or patterns such as 'KRW-*' or all that have candles of the span.")
 @click.option("--timeframe", default="1D", show_default=True, help="Timeframe of the candles.")
 @click.option("--max-positions", type=int, required=True, help="Positions held at the same time, 1 to 1000.")
 @click.option(
     "--daily-loss-limit", type=float, help="Buy nothing more on a UTC day that lost this fraction, 0.05 = 5 %."
 )
+@override_option
 @span_options
 @exit_options
 @json_option
@@ -50,6 +60,7 @@ def portfolio(
     timeframe: str,
     max_positions: int,
     daily_loss_limit: float | None,
+    overrides: tuple[str, ...],
     start: str | None,
     end: str | None,
     as_json: bool,
@@ -64,7 +75,9 @@ def portfolio(
     from coin_hts_pipelines.cli.output import print_json, records  # noqa: PLC0415
     from coin_hts_pipelines.lake import CandleStore, is_synthetic  # noqa: PLC0415
 
-    request = PortfolioRequest(build_request(strategy, timeframe, values), max_positions, daily_loss_limit)
+    request = PortfolioRequest(
+        build_request(strategy, timeframe, values), max_positions, daily_loss_limit, parse_overrides(overrides)
+    )
     store = CandleStore(root)
     names = [*single, *comma_list(symbols or "")]
     if not names:
@@ -98,20 +111,23 @@ def portfolio(
 def _load(
     store: CandleStore, names: list[str], timeframe: str, start: str | None, end: str | None
 ) -> dict[str, pd.DataFrame]:
-    """Candles by symbol; a named symbol must have some, of `all` those that have none are left out."""
+    """Candles by symbol; a named symbol must have some, of `all` and patterns those that have none are left out."""
     from coin_hts_pipelines.market import Timeframe, normalize_symbol  # noqa: PLC0415
 
     span = f"{timeframe} candles from {start or 'the beginning'} to {end or 'now'}"
-    if "all" in names:
-        stored = [name for name in store.symbols() if Timeframe(timeframe) in store.timeframes(name)]
-        frames = {name: store.load(name, timeframe, start, end) for name in stored}
-        frames = {name: frame for name, frame in frames.items() if not frame.empty}
-        if not frames:
-            raise NoCandles(f"no symbol has {span}; `coin-hts data list` shows what there is")
-        return frames
-    frames = {name: store.load(name, timeframe, start, end) for name in map(normalize_symbol, names)}
+    patterns = ["*" if name == "all" else name.upper() for name in names if name == "all" or "*" in name]
+    exact = [normalize_symbol(name) for name in names if name != "all" and "*" not in name]
+    frames = {name: store.load(name, timeframe, start, end) for name in exact}
     if absent := [name for name, frame in frames.items() if frame.empty]:
         raise NoCandles(f"{absent[0]} has no {span}")
+    for name in store.symbols() if patterns else ():
+        fits = any(fnmatchcase(name, pattern) for pattern in patterns)
+        if fits and name not in frames and Timeframe(timeframe) in store.timeframes(name):
+            frame = store.load(name, timeframe, start, end)
+            if not frame.empty:
+                frames[name] = frame
+    if not frames:
+        raise NoCandles(f"no symbol of {', '.join(names)} has {span}; `coin-hts data list` shows what there is")
     return frames
 
 

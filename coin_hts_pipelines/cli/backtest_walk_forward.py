@@ -9,7 +9,6 @@ import click
 
 from coin_hts_pipelines.cli.options import build_request, exit_options, json_option, span_options
 from coin_hts_pipelines.errors import InvalidRequest
-from coin_hts_pipelines.settings import get_settings
 
 
 @click.command("walk-forward")
@@ -51,21 +50,16 @@ def walk_forward(
     """
     from coin_hts_pipelines.backtest import run_walk_forward  # noqa: PLC0415
     from coin_hts_pipelines.backtest.search_space import search_space  # noqa: PLC0415
-    from coin_hts_pipelines.cli.output import print_json, records  # noqa: PLC0415
-    from coin_hts_pipelines.cli.sweep import _bar  # noqa: PLC0415
-    from coin_hts_pipelines.errors import NoCandles  # noqa: PLC0415
-    from coin_hts_pipelines.lake import CandleStore, is_synthetic  # noqa: PLC0415
-    from coin_hts_pipelines.market import normalize_symbol  # noqa: PLC0415
+    from coin_hts_pipelines.cli.output import print_json, records, share_bar  # noqa: PLC0415
+    from coin_hts_pipelines.cli.stored import stored_candles  # noqa: PLC0415
+    from coin_hts_pipelines.lake import is_synthetic  # noqa: PLC0415
     from coin_hts_pipelines.strategies import get_strategy  # noqa: PLC0415
 
     request = build_request(strategy, timeframe, values)
     grid = _grid(grids) or search_space(get_strategy(strategy), request.params)
-    store, name = CandleStore(get_settings().root), normalize_symbol(symbol)
-    candles = store.load(name, request.timeframe, start, end)
-    if candles.empty:
-        raise NoCandles(f"{name} has no {request.timeframe} candles from {start or 'its beginning'} to {end or 'now'}")
+    name, candles, source = stored_candles(symbol, request.timeframe, start, end)
     train, test = _lengths(len(candles), train_bars, test_bars)
-    with _bar("windows") as progress:
+    with share_bar("windows") as progress:
         result = run_walk_forward(
             candles,
             request,
@@ -76,8 +70,7 @@ def walk_forward(
             select=select,
             progress=progress,
         )
-    source = store.source_of(name, request.timeframe)
-    synthetic = source is not None and is_synthetic(source)
+    synthetic = is_synthetic(source)
     if not as_json:
         _print(name, result, synthetic=synthetic)
         return

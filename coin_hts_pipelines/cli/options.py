@@ -17,6 +17,12 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")(function)
 
 
+def override_option(function: F) -> F:
+    """`--override`, read by `parse_overrides`."""
+    text = "Other parameter for a symbol; repeat for more."
+    return click.option("--override", "overrides", multiple=True, metavar="SYMBOL:K=V", help=text)(function)
+
+
 def span_options(function: F) -> F:
     """`--start` and `--end`."""
     end = click.option("--end", help="Last day, included (or a moment, excluded).")

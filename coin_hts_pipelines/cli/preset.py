@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from coin_hts_pipelines.cli.options import build_request, exit_options, json_option, parse_overrides, span_options
+from coin_hts_pipelines.cli.options import (
+    build_request,
+    exit_options,
+    json_option,
+    override_option,
+    parse_overrides,
+    span_options,
+)
 
 
 @click.group("preset")
@@ -87,13 +94,7 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--strategy", required=True, help="Name of a strategy.")
 @click.option("--timeframe", required=True, help="Timeframe it runs on.")
-@click.option(
-    "--override",
-    "overrides",
-    multiple=True,
-    metavar="SYMBOL:K=V",
-    help="Other parameter for a symbol; repeat for more.",
-)
+@override_option
 @span_options
 @exit_options
 @json_option

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +58,10 @@ def run(
     from coin_hts_pipelines.backtest import run_sweep  # noqa: PLC0415
     from coin_hts_pipelines.backtest.guards import check_ranking, overfitting_guards  # noqa: PLC0415
     from coin_hts_pipelines.backtest.sampling import Sampling  # noqa: PLC0415
-    from coin_hts_pipelines.errors import InvalidRequest, NoCandles  # noqa: PLC0415
-    from coin_hts_pipelines.lake import CandleStore, is_synthetic  # noqa: PLC0415
-    from coin_hts_pipelines.market import normalize_symbol  # noqa: PLC0415
+    from coin_hts_pipelines.cli.output import share_bar  # noqa: PLC0415
+    from coin_hts_pipelines.cli.stored import stored_candles  # noqa: PLC0415
+    from coin_hts_pipelines.errors import InvalidRequest  # noqa: PLC0415
+    from coin_hts_pipelines.lake import is_synthetic  # noqa: PLC0415
     from coin_hts_pipelines.reports.sweep_report import render_sweep_report  # noqa: PLC0415
     from coin_hts_pipelines.results.sweep_store import SweepStore  # noqa: PLC0415
 
@@ -72,15 +72,11 @@ def run(
         raise InvalidRequest("a sweep needs at least one --param NAME=VALUES")
     request = build_request(strategy, timeframe, {**values, "params": fixed})
     taken = Sampling(sampling, trials, seed)
-    store, name = CandleStore(get_settings().root), normalize_symbol(symbol)
-    candles = store.load(name, request.timeframe, start, end)
-    if candles.empty:
-        raise NoCandles(f"{name} has no {request.timeframe} candles from {start or 'its beginning'} to {end or 'now'}")
-    with _bar("sweep") as progress:
+    name, candles, source = stored_candles(symbol, request.timeframe, start, end)
+    with share_bar("sweep") as progress:
         sweep = run_sweep(candles, request, space, sampling=taken, progress=progress)
-    with _bar("guards") as progress:
+    with share_bar("guards") as progress:
         guards = overfitting_guards(candles, sweep, top=top, rank_by=rank_by, progress=progress)
-    source = store.source_of(name, request.timeframe) or "unknown"
     stored = SweepStore(get_settings().root).save(
         sweep,
         guards,
@@ -96,19 +92,6 @@ def run(
 # `exit_options` names the option for a backtest, where a parameter has one value.
 _VALUES = "Values of a parameter: A,B,none or LOW:HIGH[:STEP]; repeat for more."
 next(option for option in run.params if option.name == "params").help = _VALUES
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[float], None]]:
-    """Progress on standard error, on a terminal only."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    out = Console(stderr=True)
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as shown:
-        task = shown.add_task(what, total=1.0)
-        yield lambda share: shown.update(task, completed=share)
 
 
 def parse_space(pairs: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ _DASH, _MINUS = "\u2013", "\u2212"
 _FRACTIONS = ("stop_loss", "take_profit", "trailing_stop", "fee_rate", "slippage_rate", "fraction", "risk")
 
 
-def _number(value: float, decimals: int = 0, *, sign: bool = False, unit: str = "") -> str:
+def number(value: float, decimals: int = 0, *, sign: bool = False, unit: str = "") -> str:
+    """Write a number for a person; an undefined one is a dash."""
     if not math.isfinite(value):
         return _DASH
     signed = sign and round(value, decimals) != 0
@@ -38,7 +39,8 @@ def _quote(sheet: TearSheet) -> str:
     return quotes.pop() if len(quotes) == 1 else "quote currency"
 
 
-def _setting(name: str, value: object) -> str:
+def setting(name: str, value: object) -> str:
+    """Write a setting as it was asked for; fractions also in percent."""
     if value is None:
         return "off"
     if isinstance(value, bool):
@@ -53,7 +55,7 @@ def settings(sheet: TearSheet) -> str:
     """Show parameters, exits, costs and account, as they were asked for."""
     account = {**sheet.costs, "initial_cash": sheet.initial_cash, "fill": sheet.fill, **sheet.sizing}
     own = {
-        symbol: ", ".join(f"{name} {_setting(name, value)}" for name, value in params.items())
+        symbol: ", ".join(f"{name} {setting(name, value)}" for name, value in params.items())
         for symbol, params in sheet.overrides.items()
     }
     regime = {"buys only while": " and ".join(sheet.regime)} if sheet.regime else {}
@@ -62,7 +64,7 @@ def settings(sheet: TearSheet) -> str:
     blocks = []
     for title, values in groups:
         rows = "".join(
-            f"<div><dt>{escape(name)}</dt><dd>{escape(_setting(name, value))}</dd></div>"
+            f"<div><dt>{escape(name)}</dt><dd>{escape(setting(name, value))}</dd></div>"
             for name, value in values.items()
         )
         blocks.append(f"<section><h3>{title}</h3><dl>{rows or '<div><dt>none</dt></div>'}</dl></section>")
@@ -109,11 +111,11 @@ def summary(sheet: TearSheet) -> str:
     trades = sum(t for s in sheet.sections if math.isfinite(t := s.metric("trades")))
     tiles = (
         ("Lost against buy &amp; hold", f"{lost} of {known}", ""),
-        ("Median portfolio return", _number(own * 100, 2, sign=True, unit="%"), _tone(own)),
-        ("Median buy &amp; hold return", _number(market * 100, 2, sign=True, unit="%"), _tone(market)),
-        ("Median portfolio Sharpe", _number(middle("sharpe"), 2), ""),
-        ("Median max drawdown", _number(worst * 100, 2, unit="%"), ""),
-        ("Portfolio trades, all symbols", _number(trades), ""),
+        ("Median portfolio return", number(own * 100, 2, sign=True, unit="%"), _tone(own)),
+        ("Median buy &amp; hold return", number(market * 100, 2, sign=True, unit="%"), _tone(market)),
+        ("Median portfolio Sharpe", number(middle("sharpe"), 2), ""),
+        ("Median max drawdown", number(worst * 100, 2, unit="%"), ""),
+        ("Portfolio trades, all symbols", number(trades), ""),
     )
     return "".join(f'<div><dt>{name}</dt><dd class="{tone}">{text}</dd></div>' for name, text, tone in tiles)
 
@@ -122,19 +124,19 @@ def _put_in(sheet: TearSheet) -> str:
     sizing = sheet.sizing
     if "risk" in sizing:
         return (
-            f"so much that {_setting('atr_multiple', sizing['atr_multiple'])} average true ranges cost "
-            f"{_setting('risk', sizing['risk'])} of it"
+            f"so much that {setting('atr_multiple', sizing['atr_multiple'])} average true ranges cost "
+            f"{setting('risk', sizing['risk'])} of it"
         )
     if "amount" in sizing:
-        return f"{_setting('amount', sizing['amount'])} {escape(_quote(sheet))}"
-    return f"{_setting('fraction', sizing['fraction'])} of it" if "fraction" in sizing else "the whole cash"
+        return f"{setting('amount', sizing['amount'])} {escape(_quote(sheet))}"
+    return f"{setting('fraction', sizing['fraction'])} of it" if "fraction" in sizing else "the whole cash"
 
 
 def notes(sheet: TearSheet) -> str:
     """Say what the figures are worth: costs, losers, small samples, open positions, luck."""
     hold = sheet.params.get("hold_period_bars")
     later = plural(hold, "bar") if isinstance(hold, int) else "hold_period_bars"
-    fee, slippage = (_setting(name, sheet.costs.get(name)) for name in ("fee_rate", "slippage_rate"))
+    fee, slippage = (setting(name, sheet.costs.get(name)) for name in ("fee_rate", "slippage_rate"))
     lost, known = _compared(sheet)
     few_trades = sum(s.metric("trades") < FEW for s in sheet.sections)
     few_study = sum(s.study.get("closed", 0) < FEW for s in sheet.sections)
@@ -150,7 +152,7 @@ def notes(sheet: TearSheet) -> str:
             f"the close {later} later, no exits, no fees. Signals overlap, so its figures are no account's."
         ),
         (
-            f"<b>The portfolio pays.</b> One account of {_number(sheet.initial_cash)} {escape(_quote(sheet))} per "
+            f"<b>The portfolio pays.</b> One account of {number(sheet.initial_cash)} {escape(_quote(sheet))} per "
             f"symbol, {_put_in(sheet)} in one position at a time, fee {escape(fee)} and slippage {escape(slippage)} on "
             f"every fill, bought {bought}."
         ),
@@ -195,21 +197,21 @@ def _ranking_row(rank: int, section: SymbolSection) -> str:
     tag = ' <span class="tag">synthetic</span>' if section.synthetic else ""
 
     def percent(key: str, decimals: int, *, sign: bool = False) -> str:
-        return _number(metric[key] * 100, decimals, sign=sign, unit="%")
+        return number(metric[key] * 100, decimals, sign=sign, unit="%")
 
     cells = (
         f'<td data-v="{rank}">{rank}</td>',
         f'<th scope="row" data-v="{name}"><a href="#{name}">{name}</a>{tag}</th>',
-        _cell(samples, _number(samples), few=closed < FEW),
-        _cell(win, _number(win * 100, 1, unit="%")),
-        _cell(average, _number(average, 2, sign=True, unit="%"), tone=True),
-        _cell(metric["trades"], _number(metric["trades"]), few=metric["trades"] < FEW),
+        _cell(samples, number(samples), few=closed < FEW),
+        _cell(win, number(win * 100, 1, unit="%")),
+        _cell(average, number(average, 2, sign=True, unit="%"), tone=True),
+        _cell(metric["trades"], number(metric["trades"]), few=metric["trades"] < FEW),
         _cell(metric["total_return"], percent("total_return", 2, sign=True), tone=True),
         _cell(metric["max_drawdown"], percent("max_drawdown", 2)),
-        _cell(metric["sharpe"], _number(metric["sharpe"], 2)),
+        _cell(metric["sharpe"], number(metric["sharpe"], 2)),
         _cell(metric["buy_and_hold_return"], percent("buy_and_hold_return", 2, sign=True), tone=True),
         _cell(metric["exposure"], percent("exposure", 1)),
-        _cell(metric["fees_paid"], _number(metric["fees_paid"])),
+        _cell(metric["fees_paid"], number(metric["fees_paid"])),
     )
     return f"<tr>{''.join(cells)}</tr>"
 

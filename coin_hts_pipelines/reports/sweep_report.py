@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from coin_hts_pipelines.backtest.guards import CONFIDENCE, FEW_TRADES, MOST_PBO, RANKABLE, Guards, probability_text
-from coin_hts_pipelines.reports.overview import _number, _setting, plural
+from coin_hts_pipelines.reports.overview import number, plural, setting
 from coin_hts_pipelines.reports.payload import histogram, script_json
 from coin_hts_pipelines.reports.sweep_charts import axes_of, heat_maps, parallel_coordinates_svg, value_text
-from coin_hts_pipelines.reports.tear_sheet import _asset, _script
+from coin_hts_pipelines.reports.tear_sheet import page_asset, page_script
 from coin_hts_pipelines.results.sweep_store import StoredSweep, SweepManifest
 
 __all__ = ["render_sweep_report"]
@@ -51,7 +51,7 @@ def _capital(text: str) -> str:
 
 def figure_text(name: str, value: float) -> str:
     """Text of a figure that rows can be ranked by."""
-    return _number(value * 100, 2, unit="%") if name in _FRACTIONS else _number(value, 2)
+    return number(value * 100, 2, unit="%") if name in _FRACTIONS else number(value, 2)
 
 
 def _best(stored: StoredSweep) -> str:
@@ -70,14 +70,14 @@ def _best(stored: StoredSweep) -> str:
             _cell(str(rank)),
             *(_cell(escape(value_text(row[name]))) for name in manifest.names),
             *(_cell(figure_text(name, row[name])) for name in own),
-            _cell(_number(row["sharpe"], 2)),
-            _cell(_number(row["total_return"] * 100, 2, sign=True, unit="%")),
-            _cell(_number(row["max_drawdown"] * 100, 2, unit="%")),
-            _cell(_number(row["trades"]), "few" if row["trades"] < FEW_TRADES else ""),
-            _cell(_number(manifest.trials)),
+            _cell(number(row["sharpe"], 2)),
+            _cell(number(row["total_return"] * 100, 2, sign=True, unit="%")),
+            _cell(number(row["max_drawdown"] * 100, 2, unit="%")),
+            _cell(number(row["trades"]), "few" if row["trades"] < FEW_TRADES else ""),
+            _cell(number(manifest.trials)),
             _probability(row["probabilistic_sharpe"]),
             _probability(row["deflated_sharpe"], "" if math.isnan(row["deflated_sharpe"]) else "good"),
-            _cell(_number(needed), "bad" if needed > manifest.bars else ""),
+            _cell(number(needed), "bad" if needed > manifest.bars else ""),
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
@@ -96,12 +96,12 @@ def _tiles(guards: Guards) -> str:
     first = guards.best.iloc[0] if len(guards.best) else None
     sharpe, deflated = (math.nan if first is None else float(first[name]) for name in ("sharpe", "deflated_sharpe"))
     tiles = (
-        ("Trials", _number(guards.trials), ""),
-        ("Sharpe of the best", _number(sharpe, 2), ""),
-        ("Expected by luck", _number(guards.expected_max_sharpe, 2), ""),
+        ("Trials", number(guards.trials), ""),
+        ("Sharpe of the best", number(sharpe, 2), ""),
+        ("Expected by luck", number(guards.expected_max_sharpe, 2), ""),
         ("Deflated Sharpe", escape(probability_text(deflated)), "loss" if deflated < CONFIDENCE else ""),
         ("Prob. of overfitting", escape(probability_text(guards.pbo)), "loss" if guards.pbo > MOST_PBO else ""),
-        ("Loses out of sample", _number(guards.probability_of_loss * 100, 0, unit="%"), ""),
+        ("Loses out of sample", number(guards.probability_of_loss * 100, 0, unit="%"), ""),
     )
     return "".join(f'<div><dt>{name}</dt><dd class="{tone}">{text}</dd></div>' for name, text, tone in tiles)
 
@@ -118,7 +118,7 @@ def _notes(manifest: SweepManifest, held: float) -> str:
         *manifest.notes,
         _COUNTING,
         f"The probability of overfitting is of choosing by Sharpe ratio, over {manifest.blocks} blocks of bars.",
-        f"Buying and holding returned {_number(held * 100, 2, sign=True, unit='%')} over the same bars, without costs.",
+        f"Buying and holding returned {number(held * 100, 2, sign=True, unit='%')} over the same bars, without costs.",
     ]
     if manifest.refused or manifest.duplicates:
         notes.append(
@@ -143,14 +143,14 @@ def _settings(manifest: SweepManifest) -> str:
     if sampling["trials"] is not None:
         how |= {"trials asked for": f"{sampling['trials']:,}", "seed": str(sampling["seed"])}
     searched = {name: _space_text(values) for name, values in manifest.space.items()}
-    fixed = {k: _setting(k, v) for k, v in request["params"].items() if k not in manifest.names}
-    exits = {k: _setting(k, v) for k, v in request["exits"].items() if k not in manifest.names}
+    fixed = {k: setting(k, v) for k, v in request["params"].items() if k not in manifest.names}
+    exits = {k: setting(k, v) for k, v in request["exits"].items() if k not in manifest.names}
     account = {**request["costs"], "initial_cash": request["initial_cash"], "fill": request["fill"]}
     later = {name: escape(str(request[name])) for name in ("sizing", "regime") if name in request}
     groups = (
         ("Searched", {**searched, **how}),
         ("Fixed parameters and exits", {**fixed, **exits}),
-        ("Costs and account", {**{k: _setting(k, v) for k, v in account.items()}, **later}),
+        ("Costs and account", {**{k: setting(k, v) for k, v in account.items()}, **later}),
     )
     blocks = []
     for title, values in groups:
@@ -203,15 +203,15 @@ def render_sweep_report(stored: StoredSweep) -> str:
         "luck": _finite(guards.expected_max_sharpe) if guards.trials > 1 else None,
         "best": _finite(float(stored.best["sharpe"].iloc[0])) if len(stored.best) else None,
     }
-    plotly, plotly_hash = _script()
-    code, code_hash = _script("tables.js", "charts.js", "sweep.js")
+    plotly, plotly_hash = page_script()
+    code, code_hash = page_script("tables.js", "charts.js", "sweep.js")
     undefined = int(np.isnan(sharpes).sum())
     synthetic = "[synthetic] " if manifest.synthetic else ""
     symbol = " ".join(manifest.symbols)
-    return Template(_asset("sweep_report.html")).substitute(
+    return Template(page_asset("sweep_report.html")).substitute(
         hashes=f"{plotly_hash} {code_hash}",
         title=escape(f"{synthetic}sweep of {manifest.strategy} · {symbol} · {manifest.timeframe}"),
-        css=_asset("tear_sheet.css") + _asset("sweep_report.css"),
+        css=page_asset("tear_sheet.css") + page_asset("sweep_report.css"),
         strategy=escape(manifest.strategy),
         symbol=escape(symbol),
         facts=_facts(manifest),

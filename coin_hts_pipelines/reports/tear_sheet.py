@@ -59,14 +59,14 @@ def _data(sheet: TearSheet, ranked: Sequence[SymbolSection]) -> str:
     )
 
 
-def _asset(name: str) -> str:
+def page_asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _script(*names: str) -> tuple[str, str]:
+def page_script(*names: str) -> tuple[str, str]:
     """Source and Content-Security-Policy hash of Plotly (no names), or of our files as one strict script."""
-    code = "".join(map(_asset, names))
+    code = "".join(map(page_asset, names))
     source = f'"use strict";(() => {{\n{code}}})();' if names else get_plotlyjs()
     digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
     return source, f"'sha256-{digest}'"
@@ -93,13 +93,13 @@ def render_tear_sheet(sheet: TearSheet) -> str:
     """
     _check(sheet)
     ranked = sorted(sheet.sections, key=_by_sharpe)
-    plotly, plotly_hash = _script()
-    code, code_hash = _script("tables.js", "charts.js", "page.js")
+    plotly, plotly_hash = page_script()
+    code, code_hash = page_script("tables.js", "charts.js", "page.js")
     synthetic = any(section.synthetic for section in ranked)
-    return Template(_asset("tear_sheet.html")).substitute(
+    return Template(page_asset("tear_sheet.html")).substitute(
         hashes=f"{plotly_hash} {code_hash}",
         title=escape(f"{'[synthetic] ' if synthetic else ''}{sheet.preset} · {sheet.strategy} · {sheet.timeframe}"),
-        css=_asset("tear_sheet.css"),
+        css=page_asset("tear_sheet.css"),
         preset=escape(sheet.preset),
         strategy=escape(f"{sheet.strategy} {sheet.strategy_version}"),
         timeframe=escape(sheet.timeframe),

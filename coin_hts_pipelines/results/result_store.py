@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import platform
-import secrets
 import shutil
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -26,12 +21,12 @@ import pandas as pd
 from coin_hts_pipelines.backtest import BacktestResult
 from coin_hts_pipelines.errors import IntegrityError, NoCandles, PermanentError, TransientError
 from coin_hts_pipelines.lake.atomic import locked, remove_leftovers, write_atomically
-from coin_hts_pipelines.results.manifest import MANIFEST, FileEntry, Manifest, sha256_of
+from coin_hts_pipelines.results.manifest import Manifest
+from coin_hts_pipelines.results.publish import new_id, provenance, published, remove_unpublished, write_manifest
 from coin_hts_pipelines.results.tables import SCHEMAS, read_table, write_table
 
 MANUAL = "manual"
 _CURRENT = "CURRENT"
-_VERSIONED = ("coin_hts_pipelines", "numpy", "pandas", "pyarrow", "numba", "TA-Lib")
 
 
 @dataclass(frozen=True)
@@ -59,18 +54,6 @@ def figures_of(result: BacktestResult) -> dict[str, float | int | None]:
     flat = {**{f"study_{name}": value for name, value in result.study.items()}, **result.metrics, **result.risk}
     flat["final_equity"] = float(result.portfolio.equity[-1])
     return {name: None if math.isnan(value) else value for name, value in flat.items()}
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}}
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class ResultStore:
@@ -109,12 +92,9 @@ class ResultStore:
                 if current is not None and preset is not None and (same := self._same(home / current, result)):
                     return SavedResult(home / current, same, changed=False)
                 finished = datetime.now(UTC)
-                result_id = f"{finished:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
-                folder = home / result_id
-                manifest = self._write(
-                    folder, result, symbol, preset, candle_source, synthetic, started, finished, result_id
-                )
-                write_atomically(home / _CURRENT, lambda stream: stream.write(f"{result_id}\n".encode()))
+                folder = home / new_id(finished)
+                manifest = self._write(folder, result, symbol, preset, candle_source, synthetic, started, finished)
+                write_atomically(home / _CURRENT, lambda stream: stream.write(f"{folder.name}\n".encode()))
                 if preset is not None:
                     self._prune(home)
                 return SavedResult(folder, manifest, changed=True)
@@ -134,56 +114,36 @@ class ResultStore:
         synthetic: bool,
         started: datetime,
         finished: datetime,
-        result_id: str,
     ) -> Manifest:
         identity = result.request.identity()
         stamps = result.equity["timestamp"]
         figures = figures_of(result)
-        aside = folder.with_name(f".{result_id}.tmp")
-        try:
-            aside.mkdir()
+        named = {"symbol": symbol, "preset": preset or MANUAL, "candle_source": candle_source}
+        numbers = {name: float("nan") if value is None else value for name, value in figures.items()}
+        manifest = Manifest(
+            id=folder.name,
+            preset=preset,
+            strategy=result.request.strategy,
+            strategy_version=identity["strategy_version"],
+            timeframe=result.request.timeframe,
+            symbols=(symbol,),
+            request=result.request.to_dict(),
+            candle_source=candle_source,
+            synthetic=synthetic,
+            bars=len(stamps),
+            span_start=stamps.iloc[0].to_pydatetime(),
+            span_end=stamps.iloc[-1].to_pydatetime(),
+            inputs_digest=result.inputs_digest,
+            result_digest=result.result_digest,
+            figures=figures,
+            files=(),
+            **provenance(started, finished),
+        )
+        with published(folder) as aside:
             for name, schema in SCHEMAS.items():
                 write_table(getattr(result, name), aside / f"{name}.parquet", schema)
-            named = {"symbol": symbol, "preset": preset or MANUAL, "candle_source": candle_source}
-            numbers = {name: float("nan") if value is None else value for name, value in figures.items()}
-            summary = {**named, "bars": len(stamps), **numbers}
-            write_table(pd.DataFrame([summary]), aside / "summary.parquet")
-            manifest = Manifest(
-                id=result_id,
-                preset=preset,
-                strategy=result.request.strategy,
-                strategy_version=identity["strategy_version"],
-                timeframe=result.request.timeframe,
-                symbols=(symbol,),
-                request=result.request.to_dict(),
-                candle_source=candle_source,
-                synthetic=synthetic,
-                bars=len(stamps),
-                span_start=stamps.iloc[0].to_pydatetime(),
-                span_end=stamps.iloc[-1].to_pydatetime(),
-                inputs_digest=result.inputs_digest,
-                result_digest=result.result_digest,
-                figures=figures,
-                files=tuple(
-                    FileEntry(name=path.name, size=path.stat().st_size, sha256=sha256_of(path))
-                    for path in sorted(aside.iterdir())
-                ),
-                started=started,
-                finished=finished,
-                duration_seconds=(finished - started).total_seconds(),
-                host=socket.gethostname(),
-                versions=_versions(),
-            )
-            (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-            for path in aside.iterdir():
-                _fsync(path)
-            _fsync(aside)
-            aside.rename(folder)
-            _fsync(folder.parent)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        return manifest
+            write_table(pd.DataFrame([{**named, "bars": len(stamps), **numbers}]), aside / "summary.parquet")
+            return write_manifest(aside, manifest)
 
     def _same(self, folder: Path, result: BacktestResult) -> Manifest | None:
         # The result digest is compared too: after a fix of the engine the same inputs give another outcome.
@@ -210,8 +170,7 @@ class ResultStore:
             shutil.rmtree(folder, ignore_errors=True)
         # Under the lock: whoever left something is dead.
         remove_leftovers(home / _CURRENT)
-        for leftover in home.glob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_unpublished(home)
 
     def current(self, timeframe: str, preset: str, symbol: str) -> Path | None:
         """Directory of the current result, None when there is none."""

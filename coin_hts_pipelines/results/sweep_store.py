@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
-import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -27,8 +23,8 @@ from coin_hts_pipelines.backtest.sweep import SweepResult
 from coin_hts_pipelines.errors import IntegrityError, InvalidRequest
 from coin_hts_pipelines.lake.atomic import locked, write_error
 from coin_hts_pipelines.market.candles import timestamp_index
-from coin_hts_pipelines.results.manifest import MANIFEST, FileEntry, Manifest, sha256_of
-from coin_hts_pipelines.results.result_store import _fsync, _versions
+from coin_hts_pipelines.results.manifest import Manifest
+from coin_hts_pipelines.results.publish import new_id, provenance, published, remove_unpublished, write_manifest
 from coin_hts_pipelines.results.tables import read_table, write_table
 
 FOLDER = "sweeps"
@@ -56,11 +52,6 @@ class SweepManifest(Manifest):
     blocks: int
     best: dict[str, float | int | bool | None] | None
     notes: tuple[str, ...]
-
-    @classmethod
-    def load(cls, folder: Path) -> SweepManifest:
-        """See `Manifest.load`."""
-        return cast("SweepManifest", super().load(folder))
 
 
 @dataclass(frozen=True)
@@ -136,26 +127,19 @@ class SweepStore:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with locked(self.root / FOLDER):
-                # Under the lock: whoever left something is dead.
-                for leftover in self.root.glob(".*.tmp"):
-                    shutil.rmtree(leftover, ignore_errors=True)
+                remove_unpublished(self.root)
                 finished = datetime.now(UTC)
-                folder = self.root / f"{finished:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
+                folder = self.root / new_id(finished)
                 manifest = _manifest(
                     folder.name, sweep, guards, symbol, candle_source, synthetic, task, started, finished
                 )
                 stored = StoredSweep(folder, manifest, sweep.table, guards.best)
-                with _published(folder) as aside:
+                with published(folder) as aside:
                     write_table(sweep.table, aside / "table.parquet")
                     write_table(guards.best, aside / "guards.parquet")
                     if render is not None:
                         (aside / REPORT).write_text(render(stored), encoding="utf-8")
-                    files = [
-                        FileEntry(name=path.name, size=path.stat().st_size, sha256=sha256_of(path))
-                        for path in sorted(aside.iterdir())
-                    ]
-                    manifest = manifest.model_copy(update={"files": tuple(files)})
-                    (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+                    manifest = write_manifest(aside, manifest)
                 return StoredSweep(folder, manifest, sweep.table, guards.best)
         except OSError as error:
             known = write_error(self.root, error)
@@ -221,23 +205,6 @@ class SweepStore:
         )
 
 
-@contextmanager
-def _published(folder: Path) -> Iterator[Path]:
-    """Give a folder to write in that appears under its name when all of it is on the disk, and otherwise never."""
-    aside = folder.with_name(f".{folder.name}.tmp")
-    try:
-        aside.mkdir()
-        yield aside
-        for path in aside.iterdir():
-            _fsync(path)
-        _fsync(aside)
-        aside.rename(folder)
-        _fsync(folder.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
 def _plain(value: Any) -> Any:
     plain = value.item() if hasattr(value, "item") else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
@@ -298,9 +265,5 @@ def _manifest(
         result_digest=sweep.table_digest,
         figures=_row(guards.figures()),
         files=(),
-        started=started,
-        finished=finished,
-        duration_seconds=(finished - started).total_seconds(),
-        host=socket.gethostname(),
-        versions=_versions(),
+        **provenance(started, finished),
     )

@@ -8,21 +8,19 @@ DATA_ROOT/results/walk_forwards/{timeframe}/{preset}/{symbol}/{id}/        walk_
 from __future__ import annotations
 
 import math
-import secrets
 import shutil
-import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import pandas as pd
 
 from coin_hts_pipelines.backtest.walk_forward_result import WalkForwardResult, column_type
 from coin_hts_pipelines.errors import IntegrityError, NoCandles
 from coin_hts_pipelines.lake.atomic import locked, remove_leftovers, write_atomically, write_error
-from coin_hts_pipelines.results.manifest import MANIFEST, FileEntry, Manifest, sha256_of
-from coin_hts_pipelines.results.result_store import _fsync, _versions
+from coin_hts_pipelines.results.manifest import Manifest
+from coin_hts_pipelines.results.publish import new_id, provenance, published, write_manifest
 from coin_hts_pipelines.results.tables import EQUITY, TRADES, read_table, write_table
 
 FOLDER = "walk_forwards"
@@ -43,11 +41,6 @@ class WalkForwardManifest(Manifest):
     windows: int
     changes: dict[str, int]
     steps: int
-
-    @classmethod
-    def load(cls, folder: Path) -> WalkForwardManifest:
-        """See `Manifest.load`."""
-        return cast("WalkForwardManifest", super().load(folder))
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ class WalkForwardStore:
                 if current is not None and (same := _same(home / current, result)):
                     return SavedWalkForward(home / current, same, changed=False)
                 finished = datetime.now(UTC)
-                folder = home / f"{finished:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
+                folder = home / new_id(finished)
                 manifest = _manifest(folder.name, result, symbol, preset, candle_source, synthetic, started, finished)
                 manifest = _write(folder, result, manifest)
                 write_atomically(home / _CURRENT, lambda stream: stream.write(f"{folder.name}\n".encode()))
@@ -198,27 +191,11 @@ def _read(folder: Path) -> StoredWalkForward:
 
 
 def _write(folder: Path, result: WalkForwardResult, manifest: WalkForwardManifest) -> WalkForwardManifest:
-    aside = folder.with_name(f".{folder.name}.tmp")
-    try:
-        aside.mkdir()
-        frames = {"walk_forward": result.windows, "trades": result.trades, "equity": result.equity}
+    frames = {"walk_forward": result.windows, "trades": result.trades, "equity": result.equity}
+    with published(folder) as aside:
         for name, schema in _TABLES.items():
             write_table(frames[name], aside / f"{name}.parquet", schema)
-        files = tuple(
-            FileEntry(name=path.name, size=path.stat().st_size, sha256=sha256_of(path))
-            for path in sorted(aside.iterdir())
-        )
-        manifest = manifest.model_copy(update={"files": files})
-        (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        for path in aside.iterdir():
-            _fsync(path)
-        _fsync(aside)
-        aside.rename(folder)
-        _fsync(folder.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return manifest
+        return write_manifest(aside, manifest)
 
 
 def _manifest(
@@ -255,9 +232,5 @@ def _manifest(
         result_digest=result.result_digest,
         figures=walk_forward_figures(result),
         files=(),
-        started=started,
-        finished=finished,
-        duration_seconds=(finished - started).total_seconds(),
-        host=socket.gethostname(),
-        versions=_versions(),
+        **provenance(started, finished),
     )

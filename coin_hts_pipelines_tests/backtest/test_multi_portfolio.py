@@ -594,6 +594,9 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no places named": (lambda: PortfolioRequest.from_dict({"backtest": PLAIN.to_dict()}), "max_positions"),
     "no backtest named": (lambda: PortfolioRequest.from_dict({"max_positions": 1}), "strategy"),
     "no symbols": (lambda: run_portfolio({}, BUSY), "a portfolio of no symbols is not accepted"),
+    "two quotes": (
+        lambda: run_portfolio({"KRW-A": bars(1), "USDT-A": bars(1)}, BUSY), "quote in KRW and USDT; expected one"
+    ),
     "a symbol twice": (
         lambda: run_portfolio({"KRW-A": bars(1), "krw-a": bars(1)}, BUSY), "name a symbol twice; expected each once"
     ),

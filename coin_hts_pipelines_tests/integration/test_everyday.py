@@ -194,8 +194,8 @@ def test_a_preset_of_ones_own(stocked: Project) -> None:
     names = {preset["name"] for preset in answer(stocked, "preset", "list", "--timeframe", "1D")}
     assert names == {"volume_long_candle_1d", "volume_zone_breakout_1d"}
     argv = ("preset", "add", "patient", "--strategy", "volume_long_candle", "--timeframe", "1D")
-    own = ("--override", "eth_krw:hold_period_bars=9", "--trailing-stop", "0.08", "--size-fraction", "0.5")
-    printed = say(stocked, *argv, *own, "--param", "hold_period_bars=5", "--take-profit", "0.1", "--start", "2024-03-01")
+    own = ("--override", "eth_krw:hold_period_bars=9", "--trailing-stop", "0.08", "--size-fraction", "0.5", "--start")
+    printed = say(stocked, *argv, *own, "2024-03-01", "--param", "hold_period_bars=5", "--take-profit", "0.1")
     assert "added patient" in printed
     shown = answer(stocked, "preset", "show", "patient")
     assert shown["builtin"] is False

@@ -17,7 +17,7 @@ import pytest
 
 from coin_hts_pipelines import IntegrityError, NoCandles, PermanentError, TransientError
 from coin_hts_pipelines.backtest import BacktestRequest, BacktestResult, run_backtest
-from coin_hts_pipelines.results import Manifest, ResultStore, rank, result_store
+from coin_hts_pipelines.results import Manifest, ResultStore, publish, rank, result_store
 from coin_hts_pipelines.results.result_store import SavedResult
 from coin_hts_pipelines.results.tables import SCHEMAS
 from coin_hts_pipelines_tests.candle_maker import random_walk
@@ -325,7 +325,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(result_store, "sha256_of", interrupted)
+    monkeypatch.setattr(publish, "sha256_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(store, results[0])
     assert directories(store) == []

@@ -8,13 +8,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from coin_hts_pipelines.backtest import BacktestRequest, Costs, Exits, Regime, Sizing, run_backtest
+from coin_hts_pipelines.backtest import (
+    BacktestRequest,
+    Costs,
+    Exits,
+    PortfolioRequest,
+    Regime,
+    Sizing,
+    run_backtest,
+    run_portfolio,
+)
 from coin_hts_pipelines.backtest.exits import REASONS
 from coin_hts_pipelines.backtest.portfolio import simulate
 from coin_hts_pipelines.backtest.regime import regime_mask
 from coin_hts_pipelines.backtest.sizing import average_true_range
 from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.market.candles import candle_arrays
+from coin_hts_pipelines.strategies import get_strategy
 
 HERE = Path(__file__).parent
 FREE = Costs(0.0, 0.0)
@@ -217,7 +227,46 @@ def draw_sizing() -> None:
     picture.save("sizing.svg")
 
 
+def draw_portfolio() -> None:
+    """Four symbols, two places: what is bought, what is dropped, what the account is worth."""
+    frames = {f"KRW-{name}": walk(120, seed) for name, seed in (("AAA", 3), ("BBB", 8), ("CCC", 5), ("DDD", 21))}
+    params = {"volume_window": 20, "breakout_buffer": 0.0, "hold_period_bars": 12}
+    request = BacktestRequest("volume_zone_breakout", params, exits=Exits(stop_loss=0.06))
+    result = run_portfolio(frames, PortfolioRequest(request, max_positions=2))
+    strategy, picture = get_strategy(request.strategy), Picture(390)
+    step = 690 / 120
+    for place, (symbol, candles) in enumerate(frames.items()):
+        top, closes = 34 + place * 66, candles["close"]
+        trades = result.trades[result.trades["symbol"] == symbol]
+        ends = trades["exit_bar"].fillna(119).to_numpy(int)
+        held = np.zeros(120, dtype=bool)
+        for begin, end in zip(trades["entry_bar"].to_numpy(int), ends, strict=True):
+            picture.box(55 + begin * step, top, (end - begin + 1) * step, 56, GREEN, opacity=0.18)
+            held[begin : end + 1] = True
+        heights = top + 44 - (closes - closes.min()) / (closes.max() - closes.min()) * 40
+        picture.line([(55 + (i + 0.5) * step, y) for i, y in enumerate(heights)], INK, width=1)
+        bought = set(trades["entry_bar"])
+        for bar in np.flatnonzero(strategy.signals(candles, params)):
+            if bar in bought or not held[bar]:
+                kept = bar in bought
+                picture.mark(55 + (bar + 0.5) * step, top + 47, BLUE if kept else ORANGE, up=True, hollow=not kept)
+        picture.text(50, top + 30, symbol[4:], size=12, anchor="end")
+    equity = result.equity["equity"].to_numpy()
+    for place, count in enumerate(result.equity["positions"]):
+        picture.box(55 + place * step, 345 - 8 * count, step - 0.5, 8 * count, PALE)
+    low, high = equity.min(), equity.max()
+    picture.line([(55 + (i + 0.5) * step, 345 - (e - low) / (high - low) * 42) for i, e in enumerate(equity)], BLUE)
+    picture.text(50, 330, "account", size=12, anchor="end")
+    picture.text(20, 20, "One account over four symbols, max_positions=2, hold 12, stop 6 %", size=14)
+    dropped = ", ".join(f"{count} {name}" for name, count in result.skipped.items() if count)
+    picture.text(20, 366, f"Green: held. Filled: bought. Hollow: dropped ({dropped}). Signals of a held symbol are "
+                 "not shown.", size=11)  # fmt: skip
+    picture.text(20, 382, "Below: equity (line) and positions held after each time, 0 to 2 (grey).", size=11)
+    picture.save("portfolio.svg")
+
+
 if __name__ == "__main__":
+    draw_portfolio()
     draw_regime()
     draw_exits()
     draw_sizing()
