@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# The waiting thread must get its signals; a plain `with ThreadPoolExecutor` would wait for every item instead.
+# The waiting thread must get its signals.
 _POLL_SECONDS = 0.2
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM: raised while a thread is being started they break the locks of `threading`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+        for late in held:
+            signal.raise_signal(late)
 
 
 def run_parallel(
@@ -28,27 +50,47 @@ def run_parallel(
     cancelled run) sets `cancelled`, drops what has not begun and is raised at once; `work` must ask `cancelled` at
     least twice a second, since the interpreter waits for running threads when it exits. `on_wait` is called five
     times a second and may raise to end the work.
+
+    No `ThreadPoolExecutor`: an interrupt inside `concurrent.futures.wait` can leave the lock of a future taken, and
+    then the threads wait for it, and the interpreter for the threads, for ever.
     """
     stop = threading.Event()
+    todo: SimpleQueue[int] = SimpleQueue()
+    done: SimpleQueue[tuple[int, R | BaseException]] = SimpleQueue()
+    for index in range(len(items)):
+        todo.put(index)
+
+    def worker() -> None:
+        while not stop.is_set():
+            try:
+                index = todo.get_nowait()
+            except Empty:
+                return
+            try:
+                done.put((index, work(items[index], stop.is_set)))
+            except BaseException as error:
+                done.put((index, error))
+
     results: dict[int, R | Exception] = {}
-    pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="work")
+    looked = time.monotonic()
     try:
-        futures: dict[Future[R], int] = {pool.submit(work, item, stop.is_set): i for i, item in enumerate(items)}
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            if on_wait is not None:
+        with _interrupts_later():
+            for number in range(min(max(1, threads), len(items))):
+                threading.Thread(target=worker, name=f"work_{number}").start()
+        while len(results) < len(items):
+            if on_wait is not None and time.monotonic() - looked >= _POLL_SECONDS:
                 on_wait()
-            for future in done:
-                error = future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                results[futures[future]] = error if error is not None else future.result()
-                if on_done is not None:
-                    on_done(items[futures[future]])
+                looked = time.monotonic()
+            try:
+                index, answer = done.get(timeout=_POLL_SECONDS)
+            except Empty:
+                continue
+            if isinstance(answer, BaseException) and not isinstance(answer, Exception):
+                raise answer
+            results[index] = answer
+            if on_done is not None:
+                on_done(items[index])
     except BaseException:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
         raise
-    pool.shutdown()
     return [results[i] for i in range(len(items))]

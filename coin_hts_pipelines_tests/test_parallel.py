@@ -41,6 +41,26 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 
+# Interrupts that fall anywhere in the waiting thread, short works all around them.
+_INTERRUPTED_OFTEN = """
+import signal, threading
+from coin_hts_pipelines.parallel import run_parallel
+
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+for k in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00002 * k)
+        for _ in range(200):  # not for ever: an interrupt that falls into a weak reference's callback is lost
+            run_parallel(range(60), lambda item, cancelled: sum(range(300)), threads=3)
+    except KeyboardInterrupt:
+        pass
+    for thread in threading.enumerate():
+        if thread.name.startswith("work") and thread.ident is not None:
+            thread.join(20)
+            assert not thread.is_alive(), f"round {k}: a thread waits for a lock that nobody will give back"
+print("all threads ended", flush=True)
+"""
+
 
 def test_results_and_exceptions_come_in_the_order_of_the_items() -> None:
     late = threading.Event()
@@ -130,3 +150,10 @@ def test_an_interrupt_stops_what_runs_and_drops_the_rest() -> None:
         process.kill()
     assert process.returncode == 130
     assert output == "[0, 1] [0, 1]\n"
+
+
+def test_no_interrupt_leaves_a_thread_waiting() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_OFTEN], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "all threads ended\n", done.stderr
