@@ -1,4 +1,13 @@
-"""The engine: signal study, portfolio, metrics. Belongs here: arithmetic on arrays. Not here: files, databases."""
+"""The engine. Belongs here: arithmetic on arrays. Not here: files, databases.
+
+- One backtest: `request` -> `engine` -> `result`; in it `signal_study`, `portfolio` (with `exits`, `sizing`, `regime`),
+  `metrics`, `risk`, `digest`.
+- One account over many symbols: `portfolio_request` -> `multi_portfolio` (`portfolio_walk`) -> `portfolio_result`.
+- One candle at a time: `streaming`, `streaming_account`.
+- Many parameters: `sampling`, `combinations`, `sweep`; what the best is worth: `guards` (`overfitting`,
+  `trial_returns`), `walk_forward` (`walk_windows`, `search_space`, `walk_forward_result`), `monte_carlo`.
+- Proof: `lookahead`, `warm_up`.
+"""
 
 from coin_hts_pipelines.backtest.engine import run_backtest
 from coin_hts_pipelines.backtest.guards import Guards, overfitting_guards
