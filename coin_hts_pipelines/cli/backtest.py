@@ -103,20 +103,12 @@ _FIGURES = (
 )
 
 
-def _settings(request: dict[str, Any]) -> str:
-    """Parameters, and of exits, sizing and regime what is set."""
-    given = {**request["params"], **request["exits"], **request.get("sizing", {})}
-    parts = [f"{name}={value}" for name, value in given.items() if value is not None]
-    parts += [f"{rule['column']} {rule['op']} {rule['value']}" for rule in request.get("regime", ())]
-    return ", ".join([*parts, f"fill={request['fill']}"])
-
-
 def _print(request: dict[str, Any], manifests: list[Any]) -> None:
-    from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, number, table  # noqa: PLC0415
+    from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, number, request_line, table  # noqa: PLC0415
 
     out = console()
     out.print(f"[bold]{request['strategy']}[/bold] {request['timeframe']}")
-    out.print(_settings(request), markup=False)
+    out.print(request_line(request), markup=False)
     spans = {f"{m.span_start:%Y-%m-%d} to {m.span_end:%Y-%m-%d}, {m.bars:,} bars" for m in manifests}
     out.print("; ".join(sorted(spans)))
     rows = [[label, *(number(m.figures.get(key), form) for m in manifests)] for label, key, form in _FIGURES]
@@ -189,7 +181,7 @@ def show(result_id: str, as_json: bool) -> None:
     from pathlib import Path  # noqa: PLC0415
 
     from coin_hts_pipelines.catalog import ResultIndex  # noqa: PLC0415
-    from coin_hts_pipelines.cli.output import console, number, print_json, source_label, table  # noqa: PLC0415
+    from coin_hts_pipelines.cli.output import console, number, print_json, request_line, source_label, table  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
 
     row = ResultIndex(prepare()).get(result_id)
@@ -200,7 +192,7 @@ def show(result_id: str, as_json: bool) -> None:
     out = console()
     out.print(f"[bold]{row.id}[/bold]  {row.preset or 'by hand'}  {' '.join(row.symbols)} {row.timeframe}")
     out.print(f"{row.start_date:%Y-%m-%d} to {row.end_date:%Y-%m-%d}, candles: {source_label(row.candle_source)}")
-    out.print(_settings(row.request), markup=False)
+    out.print(request_line(row.request), markup=False)
     lines = [[label, number(row.figures.get(key), form)] for label, key, form in _FIGURES]
     out.print(table("", ["", " ".join(row.symbols)], lines, left=("",)))
     out.print(f"inputs  {row.inputs_digest}\nresult  {row.result_digest}")

@@ -132,12 +132,14 @@ def _load(
 
 
 def _print(result: PortfolioResult, synthetic: bool) -> None:
-    from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, number, table  # noqa: PLC0415
+    from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, number, request_line, table  # noqa: PLC0415
 
     request, equity, out = result.request, result.equity, console()
     backtest = request.backtest
     out.print(f"[bold]{backtest.strategy}[/bold] {backtest.timeframe}, at most {request.max_positions} positions")
-    out.print(", ".join(f"{name}={value}" for name, value in backtest.full_params.items()), markup=False)
+    out.print(request_line(backtest.to_dict()), markup=False)
+    if request.daily_loss_limit is not None:
+        out.print(f"buys nothing more on a day that lost {request.daily_loss_limit:.1%}")
     first, last = equity["timestamp"].iloc[0], equity["timestamp"].iloc[-1]
     out.print(f"{first:%Y-%m-%d} to {last:%Y-%m-%d}, {len(equity):,} times, {len(result.symbols)} symbols")
     lines = [[label, number(result.metrics[key], form)] for label, key, form in _FIGURES]

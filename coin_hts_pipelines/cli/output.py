@@ -68,6 +68,14 @@ def number(value: Any, pattern: str = "{:,.2f}") -> str:
     return "–" if value is None or math.isnan(value) else pattern.format(value)
 
 
+def request_line(request: Mapping[str, Any]) -> str:
+    """Parameters of a request as its JSON form has them, and of exits, sizing and regime what is set."""
+    given = {**request["params"], **request["exits"], **request.get("sizing", {})}
+    parts = [f"{name}={value}" for name, value in given.items() if value is not None]
+    parts += [f"{rule['column']} {rule['op']} {rule['value']}" for rule in request.get("regime", ())]
+    return ", ".join([*parts, f"fill={request['fill']}"])
+
+
 def source_label(source: str | None) -> str:
     """Name of a candle source for a person: what is made up is called so."""
     if source is None:
