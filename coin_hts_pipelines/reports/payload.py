@@ -95,7 +95,7 @@ def histogram(returns: FloatArray) -> dict[str, Any]:
 
 
 def _months(equity: pd.DataFrame, trades: pd.DataFrame, initial_cash: float) -> dict[str, Any]:
-    """Years, and for each twelve monthly returns (percent), the year's return and its exposure."""
+    """Years, and for each twelve monthly returns (percent) and exposures, the year's return and its exposure."""
     account = equity["equity"].to_numpy(dtype=np.float64)
     stamps = equity["timestamp"].to_numpy(dtype="datetime64[us]").view(np.int64)
     entry, exit_ = (trades[name].to_numpy(np.int64, na_value=-1) for name in ("entry_bar", "exit_bar"))
@@ -103,10 +103,12 @@ def _months(equity: pd.DataFrame, trades: pd.DataFrame, initial_cash: float) -> 
     years: dict[str, Any] = {}
     for year, rows in months.groupby(months["month"].dt.year):
         change, share, bars = (rows[name].to_numpy(np.float64) for name in ("return", "exposure", "bars"))
-        returns = np.full(12, np.nan)
-        returns[rows["month"].dt.month.to_numpy() - 1] = change * 100
+        returns, held = np.full(12, np.nan), np.full(12, np.nan)
+        place = rows["month"].dt.month.to_numpy() - 1
+        returns[place], held[place] = change * 100, share
         years[str(year)] = {
             "months": rounded(returns, 2),
+            "exposures": rounded(held, 4),
             "total": round(float(np.prod(change + 1) - 1) * 100, 2),
             "exposure": round(float(share @ bars / bars.sum()), 4),
         }

@@ -141,16 +141,17 @@ function drawMonths(host, years) {
     head.append(cell);
   });
   const body = table.createTBody();
-  Object.entries(years).forEach(([year, { months, total, exposure }]) => {
+  Object.entries(years).forEach(([year, { months, exposures, total, exposure }]) => {
     const row = body.insertRow();
     const name = element("th", year);
     name.scope = "row";
-    row.append(name, ...months.map((value) => {
+    row.append(name, ...months.map((value, k) => {
       const cell = element("td", missing(value) ? "" : number(value, 1, true), tone(value));
       if (!missing(value) && value !== 0) {
         const strength = Math.round(6 + 34 * Math.abs(value) / most);
         cell.style.background = `color-mix(in srgb, var(--${value > 0 ? "gain" : "loss"}) ${strength}%, transparent)`;
       }
+      if (!missing(exposures[k])) cell.append(element("small", fraction(exposures[k], 0)));
       return cell;
     }), element("td", percent(total, 2, true), tone(total)), element("td", fraction(exposure, 1)));
   });

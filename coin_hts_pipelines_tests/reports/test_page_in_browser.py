@@ -162,7 +162,11 @@ def test_signal_table_colours_sorts_and_is_bounded(show) -> None:
 
 def test_months_are_a_row_a_year_and_shaded(show) -> None:
     page = show(sheet(section(bars=400, every=5, metrics={"alpha": 0.125, "expected_shortfall": -0.04})))
-    assert page.run(TABLE.format("#months", 1))[1].lstrip("+\u2212").replace(".", "").isdigit()
+    shown = page.run("[...document.querySelectorAll('#months td')][0].childNodes[0].textContent")
+    assert shown.lstrip("+\u2212").replace(".", "").isdigit()
+    exposures = page.run("[...document.querySelectorAll('#months small')].map(c => c.textContent)")
+    assert len(exposures) == 14, "one a month that has bars"
+    assert all(text.endswith("%") and 0 <= int(text[:-1]) <= 100 for text in exposures)
     assert page.run("[...document.querySelectorAll('#months tbody th')].map(c => c.textContent)") == ["2024", "2025"]
     assert page.run("document.querySelector('#months tbody tr:last-child').cells[12].textContent") == ""
     colours = page.run(

@@ -121,5 +121,9 @@ def test_months_of_each_year() -> None:
     assert years["2024"]["months"][0] == pytest.approx((january / 1e7 - 1) * 100, abs=0.01)
     assert years["2024"]["total"] == pytest.approx((december / 1e7 - 1) * 100, abs=0.01)
     assert [value is None for value in years["2025"]["months"]] == [False] * 2 + [True] * 10
+    assert [value is None for value in years["2025"]["exposures"]] == [False] * 2 + [True] * 10
+    days = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+    yearly = sum(share * count for share, count in zip(years["2024"]["exposures"], days, strict=True)) / 366
+    assert years["2024"]["exposure"] == pytest.approx(yearly, abs=1e-4)
     # Three bars of every five are held, the first five none.
     assert years["2024"]["exposure"] == pytest.approx(0.6, abs=0.02)
