@@ -1,0 +1,1 @@
+"""Asynchronous backtests: requests with an id and a state that tells the truth. Not here: Dagster, who runs them."""
