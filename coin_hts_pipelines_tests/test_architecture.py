@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 RING_1 = ("market", "indicators", "strategies", "backtest", "errors", "parallel", "kernels")
-RING_2 = ("lake", "results", "catalog", "storage", "operations", "reports", "settings")
+RING_2 = ("lake", "results", "catalog", "tasks", "storage", "operations", "reports", "settings")
 
 # Imports every module of some rooms in an interpreter in which some packages do not exist.
 _IMPORT = """
@@ -87,7 +87,7 @@ def _imported(path: Path) -> set[str]:
     ("packages", "places"),
     [
         (_DAGSTER, {"defs", "control", "cli", "definitions.py"}),
-        (("sqlalchemy", "alembic", "psycopg2"), {"catalog", "operations", "control"}),
+        (("sqlalchemy", "alembic", "psycopg2"), {"catalog", "tasks", "operations", "control"}),
         (("boto3", "botocore", "s3transfer"), {"storage"}),
         (("coin_hts_pipelines.defs", "coin_hts_pipelines.control"), {"defs", "control", "cli", "definitions.py"}),
         (("coin_hts_pipelines.cli",), {"cli"}),

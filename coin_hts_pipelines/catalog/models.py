@@ -75,3 +75,92 @@ class ResultRow(Base):
         Index("ix_results_preset", "timeframe", "preset", "finished_at"),
         Index("ix_results_finished_at", "finished_at"),
     )
+
+
+class TaskRow(Base):
+    """A task (docs/tasks.md): its request and what became of it; all times are this database's clock."""
+
+    __tablename__ = "tasks"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    idempotency_key: Mapped[str | None]
+    request: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    progress: Mapped[float]
+    symbols_done: Mapped[int]
+    attempts: Mapped[int]
+    max_attempts: Mapped[int]
+    timeout_seconds: Mapped[float]
+    created_at: Mapped[datetime]
+    not_before: Mapped[datetime]
+    claimed_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    run_key: Mapped[str | None]
+    run_id: Mapped[str | None]
+    worker: Mapped[str | None]
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None]
+    error: Mapped[str | None]
+    error_class: Mapped[str | None]
+    error_kind: Mapped[str | None]
+    path: Mapped[str | None]
+
+    # No check compares two times: a clock that is set back must not keep a task from ending.
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"),
+        CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+        CheckConstraint("symbols_done >= 0", name="symbols_done"),
+        CheckConstraint("attempts BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="attempts"),
+        CheckConstraint("timeout_seconds > 0", name="timeout_seconds"),
+        CheckConstraint("error_kind IN ('permanent', 'transient', 'timeout', 'lost')", name="error_kind"),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (state IN ('completed', 'failed', 'cancelled'))", name="finished_at"
+        ),
+        CheckConstraint("claimed_at IS NULL OR (attempts >= 1 AND run_key IS NOT NULL)", name="claimed"),
+        CheckConstraint(
+            "state <> 'queued' OR num_nonnulls(started_at, heartbeat_at, run_id, cancel_requested_at) = 0",
+            name="queued",
+        ),
+        CheckConstraint(
+            "state <> 'running' OR num_nulls(claimed_at, started_at, heartbeat_at, run_id) = 0", name="running"
+        ),
+        CheckConstraint(
+            "state <> 'completed' OR (progress = 1 AND path IS NOT NULL AND error IS NULL)", name="completed"
+        ),
+        CheckConstraint("state <> 'failed' OR num_nulls(error, error_class, error_kind) = 0", name="failed"),
+        CheckConstraint("state <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancelled"),
+        Index(
+            "uq_tasks_idempotency_key",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index("ix_tasks_claim", "state", "not_before", "created_at"),
+        Index("ix_tasks_created_at", "created_at"),
+        Index("ix_tasks_name", "name", "created_at"),
+    )
+
+
+class DeadLetterRow(Base):
+    """A task that failed and waits for a person; complete in itself, so that it outlives the task."""
+
+    __tablename__ = "dead_letters"
+
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    request: Mapped[dict[str, Any]]
+    attempts: Mapped[int]
+    error: Mapped[str]
+    error_class: Mapped[str]
+    error_kind: Mapped[str]
+    traceback: Mapped[str | None]
+    died_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("attempts >= 1", name="attempts"),
+        CheckConstraint("error_kind IN ('permanent', 'transient', 'timeout', 'lost')", name="error_kind"),
+        Index("ix_dead_letters_died_at", "died_at"),
+    )

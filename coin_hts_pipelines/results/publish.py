@@ -7,8 +7,8 @@ import platform
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,17 +39,27 @@ def provenance(started: datetime, finished: datetime) -> dict[str, Any]:
 
 
 @contextmanager
-def published(folder: Path) -> Iterator[Path]:
-    """Give a folder to write in that appears under its name when all of it is on the disk, and otherwise never."""
-    aside = folder.with_name(f".{folder.name}.tmp")
+def published(
+    folder: Path,
+    *,
+    aside: Path | None = None,
+    permit: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Iterator[Path]:
+    """Give a folder to write in that appears under its name when all of it is on the disk, and otherwise never.
+
+    `aside` is where it is written, `permit` is held while the parent folder changes and may raise to forbid it.
+    """
+    aside = aside or folder.with_name(f".{folder.name}.tmp")
     try:
-        aside.mkdir()
+        with permit():
+            aside.mkdir()
         yield aside
         for path in aside.iterdir():
             _fsync(path)
         _fsync(aside)
-        aside.rename(folder)
-        _fsync(folder.parent)
+        with permit():
+            aside.rename(folder)
+            _fsync(folder.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -57,12 +67,15 @@ def published(folder: Path) -> Iterator[Path]:
 
 def write_manifest(aside: Path, manifest: M) -> M:
     """Write the manifest beside the files of a result and return it with size and SHA-256 of each."""
-    files = tuple(
-        FileEntry(name=path.name, size=path.stat().st_size, sha256=sha256_of(path)) for path in sorted(aside.iterdir())
-    )
+    files = tuple(file_entry(path, path.name) for path in sorted(aside.iterdir()))
     complete = manifest.model_copy(update={"files": files})
     (aside / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return complete
+
+
+def file_entry(path: Path, name: str) -> FileEntry:
+    """Size and SHA-256 of a file, under the name a manifest gives it."""
+    return FileEntry(name=name, size=path.stat().st_size, sha256=sha256_of(path))
 
 
 def remove_unpublished(home: Path) -> None:

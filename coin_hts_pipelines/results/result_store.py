@@ -56,6 +56,58 @@ def figures_of(result: BacktestResult) -> dict[str, float | int | None]:
     return {name: None if math.isnan(value) else value for name, value in flat.items()}
 
 
+def result_manifest(
+    result_id: str,
+    result: BacktestResult,
+    symbol: str,
+    *,
+    preset: str | None = None,
+    task: str | None = None,
+    candle_source: str,
+    synthetic: bool,
+    started: datetime,
+    finished: datetime,
+) -> Manifest:
+    """Manifest of a result, its files not yet listed."""
+    identity = result.request.identity()
+    stamps = result.equity["timestamp"]
+    return Manifest(
+        id=result_id,
+        preset=preset,
+        task=task,
+        strategy=result.request.strategy,
+        strategy_version=identity["strategy_version"],
+        timeframe=result.request.timeframe,
+        symbols=(symbol,),
+        request=result.request.to_dict(),
+        candle_source=candle_source,
+        synthetic=synthetic,
+        bars=len(stamps),
+        span_start=stamps.iloc[0].to_pydatetime(),
+        span_end=stamps.iloc[-1].to_pydatetime(),
+        inputs_digest=result.inputs_digest,
+        result_digest=result.result_digest,
+        figures=figures_of(result),
+        files=(),
+        **provenance(started, finished),
+    )
+
+
+def write_result(aside: Path, result: BacktestResult, manifest: Manifest) -> Manifest:
+    """Write tables and manifest into an empty folder and return the manifest with the files."""
+    named = {
+        "symbol": manifest.symbols[0],
+        "preset": manifest.preset or MANUAL,
+        "candle_source": manifest.candle_source,
+        "bars": manifest.bars,
+    }
+    numbers = {name: float("nan") if value is None else value for name, value in manifest.figures.items()}
+    for name, schema in SCHEMAS.items():
+        write_table(getattr(result, name), aside / f"{name}.parquet", schema)
+    write_table(pd.DataFrame([{**named, **numbers}]), aside / "summary.parquet")
+    return write_manifest(aside, manifest)
+
+
 class ResultStore:
     """Results under one DATA_ROOT; `keep` result directories are kept per preset and symbol."""
 
@@ -115,35 +167,18 @@ class ResultStore:
         started: datetime,
         finished: datetime,
     ) -> Manifest:
-        identity = result.request.identity()
-        stamps = result.equity["timestamp"]
-        figures = figures_of(result)
-        named = {"symbol": symbol, "preset": preset or MANUAL, "candle_source": candle_source}
-        numbers = {name: float("nan") if value is None else value for name, value in figures.items()}
-        manifest = Manifest(
-            id=folder.name,
+        manifest = result_manifest(
+            folder.name,
+            result,
+            symbol,
             preset=preset,
-            strategy=result.request.strategy,
-            strategy_version=identity["strategy_version"],
-            timeframe=result.request.timeframe,
-            symbols=(symbol,),
-            request=result.request.to_dict(),
             candle_source=candle_source,
             synthetic=synthetic,
-            bars=len(stamps),
-            span_start=stamps.iloc[0].to_pydatetime(),
-            span_end=stamps.iloc[-1].to_pydatetime(),
-            inputs_digest=result.inputs_digest,
-            result_digest=result.result_digest,
-            figures=figures,
-            files=(),
-            **provenance(started, finished),
+            started=started,
+            finished=finished,
         )
         with published(folder) as aside:
-            for name, schema in SCHEMAS.items():
-                write_table(getattr(result, name), aside / f"{name}.parquet", schema)
-            write_table(pd.DataFrame([{**named, "bars": len(stamps), **numbers}]), aside / "summary.parquet")
-            return write_manifest(aside, manifest)
+            return write_result(aside, result, manifest)
 
     def _same(self, folder: Path, result: BacktestResult) -> Manifest | None:
         # The result digest is compared too: after a fix of the engine the same inputs give another outcome.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -130,17 +130,19 @@ class SweepStore:
                 remove_unpublished(self.root)
                 finished = datetime.now(UTC)
                 folder = self.root / new_id(finished)
-                manifest = _manifest(
-                    folder.name, sweep, guards, symbol, candle_source, synthetic, task, started, finished
+                manifest = sweep_manifest(
+                    folder.name,
+                    sweep,
+                    guards,
+                    symbol,
+                    task=task,
+                    candle_source=candle_source,
+                    synthetic=synthetic,
+                    started=started,
+                    finished=finished,
                 )
-                stored = StoredSweep(folder, manifest, sweep.table, guards.best)
                 with published(folder) as aside:
-                    write_table(sweep.table, aside / "table.parquet")
-                    write_table(guards.best, aside / "guards.parquet")
-                    if render is not None:
-                        (aside / REPORT).write_text(render(stored), encoding="utf-8")
-                    manifest = write_manifest(aside, manifest)
-                return StoredSweep(folder, manifest, sweep.table, guards.best)
+                    return write_sweep(aside, StoredSweep(folder, manifest, sweep.table, guards.best), render)
         except OSError as error:
             known = write_error(self.root, error)
             if known is None:
@@ -205,6 +207,15 @@ class SweepStore:
         )
 
 
+def write_sweep(aside: Path, sweep: StoredSweep, render: Render | None = None) -> StoredSweep:
+    """Write tables, page and manifest into an empty folder and return the sweep with the files in its manifest."""
+    write_table(sweep.table, aside / "table.parquet")
+    write_table(sweep.best, aside / "guards.parquet")
+    if render is not None:
+        (aside / REPORT).write_text(render(sweep), encoding="utf-8")
+    return replace(sweep, manifest=write_manifest(aside, sweep.manifest))
+
+
 def _plain(value: Any) -> Any:
     plain = value.item() if hasattr(value, "item") else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
@@ -223,17 +234,19 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name): _plain(value) for name, value in row.items()}
 
 
-def _manifest(
+def sweep_manifest(
     sweep_id: str,
     sweep: SweepResult,
     guards: Guards,
     symbol: str,
+    *,
+    task: str | None = None,
     candle_source: str,
     synthetic: bool,
-    task: str | None,
     started: datetime,
     finished: datetime,
 ) -> SweepManifest:
+    """Manifest of a sweep, its files not yet listed."""
     draw, request = sweep.draw, sweep.request
     stamps = timestamp_index(sweep.candles.timestamp[[0, -1]])
     return SweepManifest(

@@ -43,4 +43,4 @@ def database(_migrated: Database) -> Iterator[Database]:
     """A migrated catalog without rows."""
     yield _migrated
     with _migrated.session() as session:
-        session.execute(sa.text("TRUNCATE catalog.presets, catalog.results"))
+        session.execute(sa.text("TRUNCATE catalog.presets, catalog.results, catalog.tasks, catalog.dead_letters"))

@@ -25,6 +25,9 @@ from coin_hts_pipelines.catalog.models import SCHEMA, Base
 DRIVER = "postgresql+psycopg2"
 
 
+TABLES = {"alembic_version", "presets", "results", "tasks", "dead_letters"}
+
+
 def tables(database: Database) -> set[str]:
     return set(sa.inspect(database.engine).get_table_names(schema=SCHEMA))
 
@@ -37,14 +40,29 @@ def test_up_down_and_up_again(new_database: Callable[[], str]) -> None:
     assert database.revision() is None
     database.upgrade()
     assert database.revision() == HEAD_REVISION
-    assert tables(database) == {"alembic_version", "presets", "results"}
+    assert tables(database) == TABLES
     assert {"catalog", "dagster"} <= set(sa.inspect(database.engine).get_schema_names())
     database.upgrade()
     database.downgrade("base")
     assert database.revision() is None
     assert tables(database) == {"alembic_version"}
     database.upgrade()
-    assert tables(database) == {"alembic_version", "presets", "results"}
+    assert tables(database) == TABLES
+    database.dispose()
+
+
+def test_tasks_come_and_go_with_their_migration(new_database: Callable[[], str]) -> None:
+    database = Database(new_database())
+    database.upgrade("0002")
+    assert tables(database) == TABLES - {"tasks", "dead_letters"}
+    insert(database, "results", RESULT)
+    database.upgrade()
+    insert(database, "tasks", QUEUED)
+    insert(database, "dead_letters", LETTER)
+    database.downgrade("0002")
+    assert tables(database) == TABLES - {"tasks", "dead_letters"}
+    with database.session() as session:
+        assert session.scalar(sa.text("SELECT count(*) FROM catalog.results")) == 1
     database.dispose()
 
 
@@ -158,6 +176,101 @@ def test_a_preset_name_that_is_no_key_is_refused(database: Database, name: str) 
     insert(database, "presets", row)
     with pytest.raises(IntegrityError, match="ck_presets_name_form"):
         insert(database, "presets", {**row, "name": name})
+
+
+QUEUED = {
+    "id": "t1",
+    "request": "{}",
+    "state": "queued",
+    "progress": 0,
+    "symbols_done": 0,
+    "attempts": 0,
+    "max_attempts": 3,
+    "timeout_seconds": 3600,
+    "created_at": "2025-01-01T00:00Z",
+    "not_before": "2025-01-01T00:00Z",
+}
+CLAIMED = {**QUEUED, "attempts": 1, "claimed_at": "2025-01-01T00:01Z", "run_key": "k"}
+RUNNING = {
+    **CLAIMED,
+    "state": "running",
+    "started_at": "2025-01-01T00:02Z",
+    "heartbeat_at": "2025-01-01T00:02Z",
+    "run_id": "r",
+}
+ENDED = {**RUNNING, "finished_at": "2025-01-01T00:03Z"}
+COMPLETED = {**ENDED, "state": "completed", "progress": 1, "path": "/p"}
+FAILED = {**ENDED, "state": "failed", "error": "e", "error_class": "E", "error_kind": "permanent"}
+CANCELLED = {**ENDED, "state": "cancelled", "cancel_requested_at": "2025-01-01T00:02Z"}
+LETTER = {
+    "task_id": "t1",
+    "request": "{}",
+    "attempts": 1,
+    "error": "e",
+    "error_class": "E",
+    "error_kind": "lost",
+    "died_at": "2025-01-01T00:00Z",
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "constraint"),
+    [
+        (QUEUED, {"state": "done"}, "ck_tasks_state"),
+        (QUEUED, {"progress": -0.1}, "ck_tasks_progress"),
+        (QUEUED, {"progress": 1.1}, "ck_tasks_progress"),
+        (QUEUED, {"progress": "NaN"}, "ck_tasks_progress"),
+        (QUEUED, {"symbols_done": -1}, "ck_tasks_symbols_done"),
+        (QUEUED, {"attempts": -1}, "ck_tasks_attempts"),
+        (QUEUED, {"attempts": 4}, "ck_tasks_attempts"),
+        (QUEUED, {"max_attempts": 0}, "ck_tasks_attempts"),
+        (QUEUED, {"timeout_seconds": 0}, "ck_tasks_timeout_seconds"),
+        (QUEUED, {"finished_at": "2025-01-01"}, "ck_tasks_finished_at"),
+        (QUEUED, {"claimed_at": "2025-01-01", "run_key": "k"}, "ck_tasks_claimed"),
+        (CLAIMED, {"run_key": None}, "ck_tasks_claimed"),
+        *((CLAIMED, {name: "2025-01-01"}, "ck_tasks_queued") for name in ("started_at", "run_id")),
+        *((CLAIMED, {name: "2025-01-01"}, "ck_tasks_queued") for name in ("heartbeat_at", "cancel_requested_at")),
+        *((RUNNING, {name: None}, "ck_tasks_running") for name in ("claimed_at", "started_at")),
+        *((RUNNING, {name: None}, "ck_tasks_running") for name in ("heartbeat_at", "run_id")),
+        (RUNNING, {"finished_at": "2025-01-01"}, "ck_tasks_finished_at"),
+        (COMPLETED, {"finished_at": None}, "ck_tasks_finished_at"),
+        (COMPLETED, {"progress": 0.9}, "ck_tasks_completed"),
+        (COMPLETED, {"path": None}, "ck_tasks_completed"),
+        (COMPLETED, {"error": "e"}, "ck_tasks_completed"),
+        *((FAILED, {name: None}, "ck_tasks_failed") for name in ("error", "error_class", "error_kind")),
+        (FAILED, {"error_kind": "odd"}, "ck_tasks_error_kind"),
+        (CANCELLED, {"cancel_requested_at": None}, "ck_tasks_cancelled"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(
+    database: Database, row: dict[str, Any], change: dict[str, Any], constraint: str
+) -> None:
+    insert(database, "tasks", {**row, "id": "fine"})
+    with pytest.raises(IntegrityError, match=constraint):
+        insert(database, "tasks", {**row, **change})
+
+
+def test_a_key_has_one_task_and_many_have_none(database: Database) -> None:
+    for name, key in (("t1", "k"), ("t2", None), ("t3", None)):
+        insert(database, "tasks", {**QUEUED, "id": name, "idempotency_key": key})
+    with pytest.raises(IntegrityError, match="uq_tasks_idempotency_key"):
+        insert(database, "tasks", {**QUEUED, "id": "t4", "idempotency_key": "k"})
+
+
+@pytest.mark.parametrize(
+    ("change", "constraint"),
+    [
+        ({"attempts": 0}, "ck_dead_letters_attempts"),
+        ({"error_kind": "odd"}, "ck_dead_letters_error_kind"),
+        ({"error": None}, "error"),
+        ({}, "pk_dead_letters"),
+    ],
+)
+def test_a_dead_letter_that_cannot_be_is_refused(database: Database, change: dict[str, Any], constraint: str) -> None:
+    insert(database, "dead_letters", LETTER)
+    row = {**LETTER, "task_id": "t2", **change} if change else LETTER
+    with pytest.raises(IntegrityError, match=constraint):
+        insert(database, "dead_letters", row)
 
 
 def test_symbols_are_searched_by_their_index(database: Database) -> None:
