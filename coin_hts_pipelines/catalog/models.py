@@ -55,8 +55,9 @@ class ResultRow(Base):
     timeframe: Mapped[str]
     symbols: Mapped[list[str]]
     status: Mapped[str]
-    start_date: Mapped[datetime]
-    end_date: Mapped[datetime]
+    # A task of which no symbol was finished has no span.
+    start_date: Mapped[datetime | None]
+    end_date: Mapped[datetime | None]
     candle_source: Mapped[str]
     request: Mapped[dict[str, Any]]
     figures: Mapped[dict[str, Any]]
@@ -107,6 +108,7 @@ class TaskRow(Base):
     error_class: Mapped[str | None]
     error_kind: Mapped[str | None]
     path: Mapped[str | None]
+    cleaned_at: Mapped[datetime | None]
 
     # No check compares two times: a clock that is set back must not keep a task from ending.
     __table_args__ = (
@@ -132,6 +134,7 @@ class TaskRow(Base):
         ),
         CheckConstraint("state <> 'failed' OR num_nulls(error, error_class, error_kind) = 0", name="failed"),
         CheckConstraint("state <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancelled"),
+        CheckConstraint("cleaned_at IS NULL OR finished_at IS NOT NULL", name="cleaned"),
         Index(
             "uq_tasks_idempotency_key",
             "idempotency_key",
@@ -158,6 +161,7 @@ class DeadLetterRow(Base):
     error_kind: Mapped[str]
     traceback: Mapped[str | None]
     died_at: Mapped[datetime]
+    alerted_at: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint("attempts >= 1", name="attempts"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
 from coin_hts_pipelines.catalog.database import Database
 from coin_hts_pipelines.catalog.models import ResultRow
@@ -22,6 +23,12 @@ class ResultIndex:
 
     def add(self, results: Sequence[tuple[Path, Manifest]]) -> int:
         """Index results by their manifests; known ids are left alone. Returns how many were new."""
+        with self.database.session() as session:
+            return self.add_to(session, results)
+
+    @staticmethod
+    def add_to(session: Session, results: Sequence[tuple[Path, Manifest]]) -> int:
+        """Index results as part of a transaction."""
         if not results:
             return 0
         rows = [
@@ -47,9 +54,8 @@ class ResultIndex:
             }
             for folder, manifest in results
         ]
-        with self.database.session() as session:
-            statement = insert(ResultRow).values(rows).on_conflict_do_nothing().returning(ResultRow.id)
-            return len(list(session.scalars(statement)))
+        statement = insert(ResultRow).values(rows).on_conflict_do_nothing().returning(ResultRow.id)
+        return len(list(session.scalars(statement)))
 
     def list(
         self,

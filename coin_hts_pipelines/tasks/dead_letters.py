@@ -63,6 +63,18 @@ class DeadLetters:
         with self.queue.database.session() as session:
             return _letter(self._find(session, task_id))
 
+    def unannounced(self, limit: int = 100) -> builtins.list[DeadLetter]:
+        """Letters nobody was alerted of yet, oldest first."""
+        query = sa.select(DeadLetterRow).where(DeadLetterRow.alerted_at.is_(None)).order_by(DeadLetterRow.died_at)
+        with self.queue.database.session() as session:
+            return [_letter(row) for row in session.scalars(query.limit(limit))]
+
+    def announced(self, task_id: str) -> None:
+        """Note that the alert of a letter was sent; one that is gone meanwhile is no error."""
+        statement = sa.update(DeadLetterRow).where(DeadLetterRow.task_id == task_id)
+        with self.queue.database.session() as session:
+            session.execute(statement.values(alerted_at=sa.func.clock_timestamp()))
+
     def requeue(self, task_id: str) -> Task:
         """Submit its request again, as a new task with all attempts before it, and remove the letter.
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -19,7 +20,9 @@ from sqlalchemy.orm import Session
 
 from coin_hts_pipelines.catalog.database import Database
 from coin_hts_pipelines.catalog.models import DeadLetterRow, TaskRow
+from coin_hts_pipelines.catalog.result_index import ResultIndex
 from coin_hts_pipelines.errors import InvalidRequest, TransientError
+from coin_hts_pipelines.results import Manifest
 from coin_hts_pipelines.results.publish import new_id
 from coin_hts_pipelines.tasks.task import STATES, Claim, ErrorKind, Signal, State, Task, TaskRequest, check_label
 
@@ -164,8 +167,15 @@ class TaskQueue:
             raise InvalidRequest(f"task {task_id!r} {problem}; see `coin-hts task list`")
         return found[0]
 
-    def list(self, *, state: str | None = None, name: str | None = None, limit: int | None = 20) -> list[Task]:
-        """Newest tasks first, filtered; `limit` None is all.
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        ids: Collection[str] | None = None,
+        limit: int | None = 20,
+    ) -> list[Task]:
+        """Newest tasks first, filtered; `ids` are whole ids, `limit` None is all.
 
         Raises
         ------
@@ -181,12 +191,10 @@ class TaskQueue:
             query = query.where(TaskRow.state == state)
         if name is not None:
             query = query.where(TaskRow.name == name)
+        if ids is not None:
+            query = query.where(TaskRow.id.in_(ids))
         with self.database.session() as session:
             return [_task(row, position) for row, position in session.execute(query)]
-
-    def position(self, task_id: str) -> int | None:
-        """Place of a queued task in the line, from 1, claimed ones first; None when it is not queued."""
-        return self.get(task_id).queue_position
 
     def _position(self, session: Session, row: TaskRow) -> int | None:
         if row.state != "queued":
@@ -272,17 +280,25 @@ class TaskQueue:
             .values(claimed_at=_CLOCK, attempts=TaskRow.attempts + 1, run_key=run_key)
             .returning(TaskRow)
         )
-        claims = []
         with self.database.session() as session:
-            rows = session.scalars(statement, execution_options=_NO_SYNC).all()
-            for row in sorted(rows, key=lambda row: (row.not_before, row.created_at, row.id)):
-                try:
-                    request = TaskRequest.from_dict(row.request)
-                except InvalidRequest as error:
-                    mine = (TaskRow.id == row.id) & (TaskRow.attempts == row.attempts)
-                    self._end(session, mine, error, "permanent", None)
-                else:
-                    claims.append(Claim(row.id, row.attempts, request, row.timeout_seconds))
+            return self._claims(session, session.scalars(statement, execution_options=_NO_SYNC).all())
+
+    def claims_of(self, run_key: str) -> builtins.list[Claim]:
+        """Tasks that were claimed for a run and are not started yet, in the order of the line."""
+        query = sa.select(TaskRow).where(_CLAIMED, TaskRow.run_key == run_key)
+        with self.database.session() as session:
+            return self._claims(session, session.scalars(query).all())
+
+    def _claims(self, session: Session, rows: Sequence[TaskRow]) -> builtins.list[Claim]:
+        claims = []
+        for row in sorted(rows, key=lambda row: (row.not_before, row.created_at, row.id)):
+            try:
+                request = TaskRequest.from_dict(row.request)
+            except InvalidRequest as error:
+                mine = (TaskRow.id == row.id) & (TaskRow.attempts == row.attempts)
+                self._end(session, mine, error, "permanent", None)
+            else:
+                claims.append(Claim(row.id, row.attempts, request, row.timeout_seconds))
         return claims
 
     def reap(
@@ -353,8 +369,11 @@ class TaskQueue:
         cancelled, late = answer
         return Signal.CANCEL if cancelled else Signal.TIMEOUT if late else Signal.GO_ON
 
-    def complete(self, claim: Claim, path: str) -> bool:
-        """End a task well; False when a cancel was asked for (then `cancelled` ends it) or the claim is void."""
+    def complete(self, claim: Claim, path: str, manifest: Manifest | None = None) -> bool:
+        """End a task well; False when a cancel was asked for (then `cancelled` ends it) or the claim is void.
+
+        With its manifest the result is put into the result index in the same transaction.
+        """
         changes = {
             "state": "completed",
             "finished_at": _CLOCK,
@@ -362,13 +381,30 @@ class TaskQueue:
             "path": path,
             **dict.fromkeys(("error", "error_class", "error_kind")),
         }
-        return self._change(claim, _RUNNING & TaskRow.cancel_requested_at.is_(None), changes)
+        guard = _RUNNING & TaskRow.cancel_requested_at.is_(None)
+        with self.database.session() as session:
+            done = self._change_in(session, claim, guard, changes)
+            if done and manifest is not None:
+                ResultIndex.add_to(session, [(Path(path), manifest)])
+            return done
 
-    def fail(self, claim: Claim, error: Exception, kind: ErrorKind, traceback: str | None = None) -> State | None:
+    def fail(
+        self,
+        claim: Claim,
+        error: Exception,
+        kind: ErrorKind,
+        traceback: str | None = None,
+        result: tuple[str, Manifest] | None = None,
+    ) -> State | None:
         """End an attempt that went wrong.
 
         A transient error puts the task back into the queue, to be due after a pause, while attempts are left. Every
         other ends it: `failed`, with a dead letter, or `cancelled` if that was asked for.
+
+        Parameters
+        ----------
+        result
+            Path and manifest of what was finished all the same; put into the result index if the task has failed.
 
         Returns
         -------
@@ -377,6 +413,9 @@ class TaskQueue:
         """
         with self.database.session() as session:
             rows = self._end(session, _held(claim), error, kind, traceback)
+            if rows and rows[0].state == "failed" and result is not None:
+                rows[0].path = result[0]
+                ResultIndex.add_to(session, [(Path(result[0]), result[1])])
             return cast(State, rows[0].state) if rows else None
 
     def cancelled(self, claim: Claim) -> bool:
@@ -385,9 +424,13 @@ class TaskQueue:
         return self._change(claim, _RUNNING & TaskRow.cancel_requested_at.is_not(None), changes)
 
     def _change(self, claim: Claim, guard: sa.ColumnElement[bool], changes: dict[str, Any]) -> bool:
-        statement = sa.update(TaskRow).where(_mine(claim), guard).values(changes).returning(TaskRow.id)
         with self.database.session() as session:
-            return session.scalar(statement, execution_options=_NO_SYNC) is not None
+            return self._change_in(session, claim, guard, changes)
+
+    @staticmethod
+    def _change_in(session: Session, claim: Claim, guard: sa.ColumnElement[bool], changes: dict[str, Any]) -> bool:
+        statement = sa.update(TaskRow).where(_mine(claim), guard).values(changes).returning(TaskRow.id)
+        return session.scalar(statement, execution_options=_NO_SYNC) is not None
 
     def _end(
         self,

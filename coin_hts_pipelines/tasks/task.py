@@ -278,7 +278,7 @@ class Task:
     """A task as the catalog knows it; times are aware, `progress` 0..1, `queue_position` from 1 for queued ones.
 
     `document` is the JSON form of the request as it was submitted. `error` is of the last attempt that failed, so a
-    queued task may have one.
+    queued task may have one. `cleaned_at` is when the clean-up removed its files.
     """
 
     id: str
@@ -305,6 +305,7 @@ class Task:
     error_class: str | None
     error_kind: ErrorKind | None
     path: str | None
+    cleaned_at: datetime | None
     idempotency_key: str | None
     queue_position: int | None = None
 

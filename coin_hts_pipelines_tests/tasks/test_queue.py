@@ -430,16 +430,16 @@ def test_list_is_newest_first_and_filtered(queue: TaskQueue) -> None:
 
 def test_the_line(queue: TaskQueue, database: Database) -> None:
     ids = [queue.submit(request()).id for _ in range(4)]
-    assert [queue.position(one) for one in ids] == [1, 2, 3, 4]
+    assert [queue.get(one).queue_position for one in ids] == [1, 2, 3, 4]
     first = queue.claim(1, run_key="k")[0]
     assert first.task_id == ids[0]
     queue.start(first, "r", "w")
     queue.fail(first, OSError("x"), "transient")
-    assert [queue.position(one) for one in ids] == [4, 1, 2, 3]
+    assert [queue.get(one).queue_position for one in ids] == [4, 1, 2, 3]
     with database.session() as session:
         session.execute(sa.text("UPDATE catalog.tasks SET not_before = 'infinity' WHERE id = :id"), {"id": ids[1]})
     assert [claim.task_id for claim in queue.claim(2, run_key="k")] == ids[2:]
-    assert [queue.position(one) for one in ids] == [3, 4, 1, 2]
+    assert [queue.get(one).queue_position for one in ids] == [3, 4, 1, 2]
 
 
 def test_a_claim_goes_past_what_somebody_holds(queue: TaskQueue, database: Database) -> None:

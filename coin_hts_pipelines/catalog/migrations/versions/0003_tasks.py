@@ -1,4 +1,4 @@
-"""Tasks and dead letters."""
+"""Tasks and dead letters; a result of nothing finished has no span."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("error_class", sa.Text),
         sa.Column("error_kind", sa.Text),
         sa.Column("path", sa.Text),
+        sa.Column("cleaned_at", _TIME),
         sa.PrimaryKeyConstraint("id", name="pk_tasks"),
         sa.CheckConstraint("state IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"),
         sa.CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
@@ -64,6 +65,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("state <> 'failed' OR num_nulls(error, error_class, error_kind) = 0", name="failed"),
         sa.CheckConstraint("state <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancelled"),
+        sa.CheckConstraint("cleaned_at IS NULL OR finished_at IS NOT NULL", name="cleaned"),
         schema=_SCHEMA,
     )
     op.create_index(
@@ -88,15 +90,21 @@ def upgrade() -> None:
         sa.Column("error_kind", sa.Text, nullable=False),
         sa.Column("traceback", sa.Text),
         sa.Column("died_at", _TIME, nullable=False),
+        sa.Column("alerted_at", _TIME),
         sa.PrimaryKeyConstraint("task_id", name="pk_dead_letters"),
         sa.CheckConstraint("attempts >= 1", name="attempts"),
         sa.CheckConstraint(_KINDS, name="error_kind"),
         schema=_SCHEMA,
     )
     op.create_index("ix_dead_letters_died_at", "dead_letters", ["died_at"], schema=_SCHEMA)
+    for column in ("start_date", "end_date"):
+        op.alter_column("results", column, nullable=True, schema=_SCHEMA)
 
 
 def downgrade() -> None:
     """Take back."""
+    op.execute("DELETE FROM catalog.results WHERE start_date IS NULL OR end_date IS NULL")
+    for column in ("start_date", "end_date"):
+        op.alter_column("results", column, nullable=False, schema=_SCHEMA)
     op.drop_table("dead_letters", schema=_SCHEMA)
     op.drop_table("tasks", schema=_SCHEMA)
