@@ -73,6 +73,29 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="Threads of one run; 0: one per processor.")
     keep_results: int = Field(3, ge=1, description="Result directories kept per preset and symbol.")
 
+    task_max_attempts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        validation_alias=_names("task_max_attempts", "task_max_attempts"),
+        description="How often a task is tried at most.",
+    )
+    task_timeout_seconds: float = Field(
+        3600,
+        gt=0,
+        validation_alias=_names("task_timeout_seconds", "task_timeout_seconds"),
+        description="How long one attempt of a task may take.",
+    )
+    task_result_ttl_days: float = Field(
+        7,
+        ge=0,
+        validation_alias=_names("task_result_ttl_days", "task_result_ttl_days"),
+        description="Days after which the clean-up removes the result of a completed task.",
+    )
+    task_failed_ttl_days: float = Field(1, ge=0, description="Days after which it removes what a failed task left.")
+    task_batch: int = Field(50, ge=1, le=1000, description="Tasks that share a run at most.")
+    task_runs: int = Field(3, ge=1, description="Runs of tasks at once; dagster.yaml limits all runs together.")
+
     export_store: str = Field("directory", pattern="^(directory|s3)$", description="directory or s3.")
     export_dir: Path | None = Field(None, description="Folder of the directory store; empty: DATA_ROOT/exports.")
     s3_bucket: str | None = Field(None, validation_alias=_names("s3_bucket", "aws_bucket_name"), description="Bucket.")
@@ -90,6 +113,7 @@ class Settings(BaseSettings):
         None, validation_alias=_names("s3_secret_access_key", "aws_secret_access_key"), description="Secret key."
     )
 
+    ui_url: str | None = Field(None, description="Address of the Dagster UI in links; empty: host and port below.")
     host: str = Field("127.0.0.1", description="Address `make up` listens on.")
     port: int = Field(3000, ge=1, le=65535, description="Port `make up` listens on.")
     log_level: str = Field("INFO", description="Level of the command line's log.")
@@ -132,6 +156,16 @@ class Settings(BaseSettings):
     def reports(self) -> Path:
         """Folder of the HTML reports."""
         return self.root / "reports"
+
+    @property
+    def ui(self) -> str:
+        """Address of the Dagster UI, without a slash at the end."""
+        return (self.ui_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def exports_tasks(self) -> bool:
+        """Whether results of tasks are exported: only to a place that was named; by default it is the same disk."""
+        return self.export_store == "s3" or self.export_dir is not None
 
     @property
     def embedded(self) -> bool:

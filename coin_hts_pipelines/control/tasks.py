@@ -1,0 +1,29 @@
+"""The task queue of this process's settings, and where the UI shows a task. Nothing here imports Dagster."""
+
+from __future__ import annotations
+
+from functools import cache
+from urllib.parse import urlencode
+
+from coin_hts_pipelines.control.instance import open_database
+from coin_hts_pipelines.settings import get_settings
+from coin_hts_pipelines.tasks.queue import TaskQueue
+
+
+@cache
+def open_queue() -> TaskQueue:
+    """Task queue with the configured attempts and timeout; starts the embedded server if need be."""
+    settings = get_settings()
+    return TaskQueue(
+        open_database(), max_attempts=settings.task_max_attempts, timeout_seconds=settings.task_timeout_seconds
+    )
+
+
+def run_url(run_id: str | None) -> str | None:
+    """Page of a run in the Dagster UI; None without a run."""
+    return None if run_id is None else f"{get_settings().ui}/runs/{run_id}"
+
+
+def task_url(task_id: str) -> str:
+    """Page of a task's partition in the Dagster UI."""
+    return f"{get_settings().ui}/assets/backtest_task?{urlencode({'partition': task_id})}"
