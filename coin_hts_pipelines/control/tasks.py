@@ -9,6 +9,9 @@ from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.settings import get_settings
 from coin_hts_pipelines.tasks.queue import TaskQueue
 
+# Name of the dynamic set of partitions, a task each.
+TASKS_PARTITIONS = "tasks"
+
 
 @cache
 def open_queue() -> TaskQueue:
