@@ -25,7 +25,16 @@ QUICK = (
     "streaming_push",
     "cold_start",
 )
-SLOW = ("machine", "service_levels", "whole_run", "commands", "hundred_symbols", "peers_backtest", "peers_sweep")
+SLOW = (
+    "machine",
+    "service_levels",
+    "whole_run",
+    "commands",
+    "hundred_symbols",
+    "task_load",
+    "peers_backtest",
+    "peers_sweep",
+)
 
 
 def _arguments() -> argparse.Namespace:

@@ -86,6 +86,7 @@ class Settings(BaseSettings):
         validation_alias=_names("task_timeout_seconds", "task_timeout_seconds"),
         description="How long one attempt of a task may take.",
     )
+    task_lost_seconds: float = Field(60, ge=3, description="Seconds without a sign of life after which it is lost.")
     task_result_ttl_days: float = Field(
         7,
         ge=0,

@@ -170,6 +170,7 @@ def overfitting_guards(
     top: int = 10,
     rank_by: str = "sharpe",
     blocks: int = BLOCKS,
+    threads: int | None = None,
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> Guards:
@@ -191,6 +192,8 @@ def overfitting_guards(
         Figure by which rows are best, one of `RANKABLE`; equals stay in order, undefined ones are left out.
     blocks
         Blocks of the cross-validation, even, 2 to 20.
+    threads
+        As for `run_sweep`.
     progress, cancelled
         As for `run_backtest`.
 
@@ -218,7 +221,7 @@ def overfitting_guards(
             f"Deflated Sharpe is undefined: {len(defined)} of {trials:,} trials has a Sharpe ratio at all, "
             "so nothing is known of how far apart they lie."
         )
-    validation = _cross_validated(sweep, blocks, notes, progress, cancelled)
+    validation = _cross_validated(sweep, blocks, notes, threads, progress, cancelled)
     expected = expected_max_sharpe(trials, variance)
     return Guards(
         rank_by=rank_by,
@@ -251,7 +254,12 @@ def _check_whole(name: str, value: object, least: int, most: int, step: int) -> 
 
 
 def _cross_validated(
-    sweep: SweepResult, blocks: int, notes: list[str], progress: Progress | None, cancelled: IsCancelled | None
+    sweep: SweepResult,
+    blocks: int,
+    notes: list[str],
+    threads: int | None,
+    progress: Progress | None,
+    cancelled: IsCancelled | None,
 ) -> BacktestOverfitting:
     bars, trials = len(sweep.candles), len(sweep.combinations)
     nothing = np.empty(0)
@@ -264,7 +272,7 @@ def _cross_validated(
             f"The probability of overfitting is undefined: {bars:,} bars do not make {blocks} blocks of 2 bars each."
         )
         return undefined
-    moments = trial_moments(sweep, blocks, progress=progress, cancelled=cancelled)
+    moments = trial_moments(sweep, blocks, threads=threads, progress=progress, cancelled=cancelled)
     return probability_of_backtest_overfitting(*moments, cancelled=cancelled)
 
 

@@ -145,10 +145,11 @@ def run_sweep(
     grid: Space,
     *,
     sampling: Sampling | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> SweepResult:
-    """Backtest combinations of `grid`, each over the request's other parameters, on all processors.
+    """Backtest combinations of `grid`, each over the request's other parameters, in parallel.
 
     Parameters
     ----------
@@ -161,6 +162,8 @@ def run_sweep(
         the last name varies fastest.
     sampling
         How combinations are taken from it; all of them unless said otherwise.
+    threads
+        Combinations computed at once, one per processor unless said otherwise; changes nothing in the result.
     progress, cancelled
         As for `run_backtest`.
 
@@ -175,7 +178,7 @@ def run_sweep(
     """
     combinations, draw = sampled_combinations(request, grid, sampling, cancelled)
     arrays = validated_arrays(candles, Timeframe(request.timeframe))
-    result = sweep_combinations(arrays, request, combinations, progress=progress, cancelled=cancelled)
+    result = sweep_combinations(arrays, request, combinations, threads=threads, progress=progress, cancelled=cancelled)
     return replace(result, draw=draw)
 
 
@@ -184,13 +187,22 @@ def sweep_combinations(
     request: BacktestRequest,
     combinations: Sequence[Combination],
     *,
+    threads: int | None = None,
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> SweepResult:
     """Backtest each combination over validated candles; the rest is as in `run_sweep`."""
     years = Timeframe(request.timeframe).periods_per_year
     values = evaluate_combinations(
-        candles, request, combinations, _evaluate_rules, years, len(_COLUMNS), progress=progress, cancelled=cancelled
+        candles,
+        request,
+        combinations,
+        _evaluate_rules,
+        years,
+        len(_COLUMNS),
+        threads=threads,
+        progress=progress,
+        cancelled=cancelled,
     )
     return SweepResult(request, candles, tuple(combinations), _table(combinations, values))
 
@@ -203,6 +215,7 @@ def evaluate_combinations(
     extra: float,
     width: int,
     *,
+    threads: int | None = None,
     progress: Progress | None = None,
     cancelled: IsCancelled | None = None,
 ) -> FloatArray:
@@ -256,7 +269,7 @@ def evaluate_combinations(
 
     stop_if_cancelled()
     answers = run_parallel(
-        list(groups.values()), work, threads=os.cpu_count() or 1, on_done=count, on_wait=stop_if_cancelled
+        list(groups.values()), work, threads=threads or os.cpu_count() or 1, on_done=count, on_wait=stop_if_cancelled
     )
     for answer in answers:
         if isinstance(answer, Exception):

@@ -80,7 +80,12 @@ def _evaluate_returns(
 
 
 def trial_moments(
-    sweep: SweepResult, blocks: int, *, progress: Progress | None = None, cancelled: IsCancelled | None = None
+    sweep: SweepResult,
+    blocks: int,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancelled: IsCancelled | None = None,
 ) -> tuple[FloatArray, FloatArray, IntArray]:
     """Sums and sums of squares of the bar returns in blocks, (trials, blocks) each, and the bars of each block.
 
@@ -93,6 +98,7 @@ def trial_moments(
         _evaluate_returns,
         float(blocks),
         2 * blocks,
+        threads=threads,
         progress=progress,
         cancelled=cancelled,
     )

@@ -6,8 +6,9 @@ Each noun is a file of its own and imported only when it is called: `--help` mus
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -20,6 +21,7 @@ _COMMANDS = {
     "backtest": "Run one strategy by hand; list and show results.",
     "strategy": "List and show strategies, plug-ins included.",
     "sweep": "Try many parameters, and see how much of the best is luck.",
+    "task": "Backtests and sweeps in the background: submit, watch, result.",
     "data": "List, import, check and generate candles.",
     "preset": "List, show, add and remove standing backtests.",
     "up": "Serve the Dagster UI and its daemon.",
@@ -29,25 +31,39 @@ _COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
-    """A group whose commands are modules of this package, imported when they are called."""
+class LazyGroup(click.Group):
+    """A group whose commands stand in modules of this package, imported when they are called.
+
+    `lazy` gives for each name the place of the command (`module:attribute`) and its line of help.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_COMMANDS)
+        """Names in the order of help."""
+        return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
+        """Import the command of a name; None for an unknown one."""
+        if cmd_name not in self.lazy:
             return None
-        module = import_module(f"coin_hts_pipelines.cli.{cmd_name}")
-        command: click.Command = module.command
+        module, _, attribute = self.lazy[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"coin_hts_pipelines.cli.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write names and lines of help without importing a command."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
 
 
-@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup,
+    lazy={name: (f"{name}:command", text) for name, text in _COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="coin_hts_pipelines", prog_name="coin-hts")
 def cli() -> None:
     """Trustworthy, fast, self-running backtests of crypto strategies on Dagster."""
@@ -59,7 +75,7 @@ def main() -> NoReturn:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _say("interrupted; its runs are canceled and nothing is half-written")
+        _say("interrupted; runs of this command are canceled and nothing is half-written")
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()

@@ -58,6 +58,20 @@ def exit_options(function: F) -> F:
     return function
 
 
+def grid_options(function: F) -> F:
+    """`--set`, and how combinations are taken from the values of the parameters."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same."),
+        click.option("--trials", type=int, help="How many to draw, with random and lhs."),
+        click.option("--sampling", default="grid", show_default=True, help="grid, random or lhs (Latin hypercube)."),
+        click.option(
+            "--set", "fixed", multiple=True, metavar="K=V", help="Parameter that stays as it is; repeat for more."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def comma_list(text: str) -> tuple[str, ...]:
     """Split `A,B`."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

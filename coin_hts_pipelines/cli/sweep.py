@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coin_hts_pipelines.cli.options import build_request, exit_options, json_option, parse_params, span_options
+from coin_hts_pipelines.cli.options import (
+    build_request,
+    exit_options,
+    grid_options,
+    json_option,
+    parse_params,
+    span_options,
+)
 from coin_hts_pipelines.settings import get_settings
 
 if TYPE_CHECKING:
@@ -24,10 +31,7 @@ def command() -> None:
 @click.option("--strategy", required=True, help="Name of a strategy; an unknown one lists them.")
 @click.option("--symbol", required=True, help="Symbol.")
 @click.option("--timeframe", default="1D", show_default=True, help="Timeframe of the candles.")
-@click.option("--set", "fixed", multiple=True, metavar="K=V", help="Parameter that stays as it is; repeat for more.")
-@click.option("--sampling", default="grid", show_default=True, help="grid, random or lhs (Latin hypercube).")
-@click.option("--trials", type=int, help="How many to draw, with random and lhs.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same.")
+@grid_options
 @click.option("--rank-by", default="sharpe", show_default=True, help="Figure by which rows are best.")
 @click.option("--top", type=int, default=10, show_default=True, help="So many best rows.")
 @span_options

@@ -9,8 +9,9 @@ from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.settings import get_settings
 from coin_hts_pipelines.tasks.queue import TaskQueue
 
-# Name of the dynamic set of partitions, a task each.
+# Name of the dynamic set of partitions, a task each, and of the job that works them off.
 TASKS_PARTITIONS = "tasks"
+TASK_JOB = "backtest_task_job"
 
 
 @cache
@@ -29,4 +30,4 @@ def run_url(run_id: str | None) -> str | None:
 
 def task_url(task_id: str) -> str:
     """Page of a task's partition in the Dagster UI."""
-    return f"{get_settings().ui}/assets/backtest_task?{urlencode({'partition': task_id})}"
+    return f"{get_settings().ui}/assets/backtest_task?{urlencode({'view': 'partitions', 'partition': task_id})}"

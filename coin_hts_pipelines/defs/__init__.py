@@ -15,11 +15,16 @@ from coin_hts_pipelines.defs.backtests import backtests_asset  # noqa: E402
 from coin_hts_pipelines.defs.candles import candles_asset  # noqa: E402
 from coin_hts_pipelines.defs.exports import exports_asset  # noqa: E402
 from coin_hts_pipelines.defs.indicators import indicators_asset  # noqa: E402
+from coin_hts_pipelines.defs.jobs import task_job  # noqa: E402
 from coin_hts_pipelines.defs.partitioned_work import NoProgress  # noqa: E402
 from coin_hts_pipelines.defs.rankings import rankings_asset  # noqa: E402
 from coin_hts_pipelines.defs.resources import CatalogResource, export_store_resource, lake_resource  # noqa: E402
 from coin_hts_pipelines.defs.schedules import refresh_schedules, walk_forward_schedules  # noqa: E402
 from coin_hts_pipelines.defs.sensors import automation_sensor  # noqa: E402
+from coin_hts_pipelines.defs.task_cleanup import task_cleanup_schedule  # noqa: E402
+from coin_hts_pipelines.defs.task_sensors import dispatch_sensor, reconcile_sensor  # noqa: E402
+from coin_hts_pipelines.defs.task_submission import submit_backtest_task  # noqa: E402
+from coin_hts_pipelines.defs.tasks import backtest_task_asset  # noqa: E402
 from coin_hts_pipelines.defs.walk_forwards import walk_forwards_asset  # noqa: E402
 from coin_hts_pipelines.market import Timeframe  # noqa: E402
 from coin_hts_pipelines.settings import get_settings  # noqa: E402
@@ -31,12 +36,12 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     """All definitions of the configured timeframes; `overrides` replace resources by name (tests, the command line)."""
     settings = get_settings()
     timeframes = [Timeframe.parse(text) for text in settings.timeframes]
-    schedules = [*refresh_schedules(settings), *walk_forward_schedules(settings)]
+    schedules = [*refresh_schedules(settings), *walk_forward_schedules(settings), task_cleanup_schedule()]
     return dg.Definitions(
-        assets=[layer(timeframe) for timeframe in timeframes for layer in LAYERS],
+        assets=[*(layer(timeframe) for timeframe in timeframes for layer in LAYERS), backtest_task_asset()],
         schedules=schedules,
-        jobs=[schedule.job for schedule in schedules],
-        sensors=[automation_sensor()],
+        jobs=[*(schedule.job for schedule in schedules), task_job(), submit_backtest_task],
+        sensors=[automation_sensor(), dispatch_sensor(), reconcile_sensor()],
         resources={
             "lake": lake_resource(settings),
             "catalog": CatalogResource(),

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
+from coin_hts_pipelines.control.tasks import TASK_JOB
 from coin_hts_pipelines.market import Timeframe
+
+# What is tried again the queue of tasks decides: nothing may run twice.
+NO_RETRIES = {"dagster/max_retries": "0"}
 
 
 def refresh_job(timeframe: Timeframe) -> dg.UnresolvedAssetJobDefinition:
@@ -22,4 +26,14 @@ def walk_forward_job(timeframe: Timeframe) -> dg.UnresolvedAssetJobDefinition:
         f"renew_{name}",
         selection=dg.AssetSelection.assets(name),
         description=f"Walk presets forward on {timeframe} candles.",
+    )
+
+
+def task_job() -> dg.UnresolvedAssetJobDefinition:
+    """Tasks that the dispatch sensor has claimed."""
+    return dg.define_asset_job(
+        TASK_JOB,
+        selection=dg.AssetSelection.assets("backtest_task"),
+        tags=NO_RETRIES,
+        description="Works off tasks; started by the sensor dispatch_tasks.",
     )

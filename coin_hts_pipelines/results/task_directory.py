@@ -157,6 +157,7 @@ class TaskDirectory:
         started: datetime,
         failed: Mapping[str, str] | None = None,
         error: str | None = None,
+        let_go: bool = True,
     ) -> TaskManifest:
         """Write summary and manifest and let go of the directory.
 
@@ -172,6 +173,8 @@ class TaskDirectory:
             Symbols without a result, and why.
         error
             Why the task failed; None when it is complete.
+        let_go
+            False keeps the directory, to be finished again should something still go wrong; then `let_go`.
 
         Raises
         ------
@@ -184,6 +187,7 @@ class TaskDirectory:
         """
         failed = failed or {}
         with self._changing(), self._owned() as folder:
+            (folder / MANIFEST).unlink(missing_ok=True)
             _clear(folder)
             done = {
                 name: symbol_manifest(folder / name)
@@ -200,8 +204,16 @@ class TaskDirectory:
             manifest = manifest.model_copy(update={"files": tuple(sorted(files, key=lambda entry: entry.name))})
             content = manifest.model_dump_json(indent=2) + "\n"
             write_atomically(folder / MANIFEST, lambda stream: stream.write(content.encode()))
-            (folder / _ATTEMPT).unlink()
+            if let_go:
+                (folder / _ATTEMPT).unlink()
             return manifest
+
+    def let_go(self) -> None:
+        """Let go of a finished directory; once more changes nothing."""
+        with classed(self.folder), directory_lock(self.root, self.task_id) as folder:
+            if (_attempt_in(folder) or _finished_attempt(folder)) != self.attempt:
+                raise Superseded(f"{folder} does not belong to attempt {self.attempt} any more")
+            (folder / _ATTEMPT).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the directory, also a finished one, unless another attempt has it."""

@@ -36,6 +36,9 @@ _LONGEST_TEXT = 100_000
 _CLOCK = sa.func.clock_timestamp()
 _RUNNING = TaskRow.state == "running"
 _CLAIMED = (TaskRow.state == "queued") & TaskRow.claimed_at.is_not(None)
+_FREE = (TaskRow.state == "queued") & TaskRow.claimed_at.is_(None)
+# As a scalar query the clock is read once, and the index can be asked for what is due.
+_DUE = TaskRow.not_before <= sa.select(_CLOCK).scalar_subquery()
 _LINE = (TaskRow.claimed_at.asc().nulls_last(), TaskRow.not_before, TaskRow.created_at, TaskRow.id)
 _NO_SYNC = {"synchronize_session": False}
 # What belongs to one attempt; a task that goes back into the queue has none of it.
@@ -263,12 +266,9 @@ class TaskQueue:
         if not 1 <= limit <= MOST_CLAIMS:
             raise InvalidRequest(f"limit = {limit} is not accepted; expected 1 to {MOST_CLAIMS}")
         check_label("run key", run_key)
-        free = (TaskRow.state == "queued") & TaskRow.claimed_at.is_(None)
-        # As a scalar query the clock is read once, and the index can be asked for what is due.
-        due = TaskRow.not_before <= sa.select(_CLOCK).scalar_subquery()
         picked = (
             sa.select(TaskRow.id)
-            .where(free, due)
+            .where(_FREE, _DUE)
             .order_by(TaskRow.not_before, TaskRow.created_at, TaskRow.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -276,12 +276,17 @@ class TaskQueue:
         )
         statement = (
             sa.update(TaskRow)
-            .where(TaskRow.id == picked.c.id, free)
+            .where(TaskRow.id == picked.c.id, _FREE)
             .values(claimed_at=_CLOCK, attempts=TaskRow.attempts + 1, run_key=run_key)
             .returning(TaskRow)
         )
         with self.database.session() as session:
             return self._claims(session, session.scalars(statement, execution_options=_NO_SYNC).all())
+
+    def has_due(self) -> bool:
+        """Whether a task waits for a run."""
+        with self.database.session() as session:
+            return bool(session.scalar(sa.select(sa.exists().where(_FREE, _DUE))))
 
     def claims_of(self, run_key: str) -> builtins.list[Claim]:
         """Tasks that were claimed for a run and are not started yet, in the order of the line."""
@@ -378,6 +383,8 @@ class TaskQueue:
             "state": "completed",
             "finished_at": _CLOCK,
             "progress": 1.0,
+            # The last report came before the last symbol.
+            "symbols_done": sa.func.jsonb_array_length(TaskRow.request["symbols"]),
             "path": path,
             **dict.fromkeys(("error", "error_class", "error_kind")),
         }

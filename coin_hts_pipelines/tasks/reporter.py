@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from coin_hts_pipelines.errors import CoinHtsError, IntegrityError, PermanentError, TransientError
-from coin_hts_pipelines.results.task_store import TaskDirectory
+from coin_hts_pipelines.results.task_store import TaskDirectory, TaskManifest
 from coin_hts_pipelines.tasks.task import Claim, ErrorKind, Signal, State
 
 # A task is reported at most four times a second, and at least once.
 _PAUSE_SECONDS = 0.25
 _SILENCE_SECONDS = 0.5
+# How long an export is waited for that does not hear that its task has ended.
+_EXPORT_GRACE_SECONDS = 3.0
 
 # Why a task ends before its symbols are done; a later one counts more.
 Reason = Literal["stopped", "timeout", "cancel", "lost"]
@@ -42,10 +44,17 @@ class Queue(Protocol):
     def report(self, claim: Claim, progress: float, symbols_done: int) -> Signal:
         """Say how far a task is, and hear whether to go on."""
 
-    def complete(self, claim: Claim, path: str) -> bool:
-        """End a task well; False when a cancel was asked for or the claim is void."""
+    def complete(self, claim: Claim, path: str, manifest: TaskManifest | None = None) -> bool:
+        """End a task well, with its result; False when a cancel was asked for or the claim is void."""
 
-    def fail(self, claim: Claim, error: Exception, kind: ErrorKind, traceback: str | None = None) -> State | None:
+    def fail(
+        self,
+        claim: Claim,
+        error: Exception,
+        kind: ErrorKind,
+        traceback: str | None = None,
+        result: tuple[str, TaskManifest] | None = None,
+    ) -> State | None:
         """End an attempt that went wrong; the state the task has now, None when the claim is void."""
 
     def cancelled(self, claim: Claim) -> bool:
@@ -77,9 +86,10 @@ class Failure:
     @property
     def message(self) -> str:
         """One sentence; of an error that is not the package's own with its class."""
-        if isinstance(self.error, CoinHtsError):
-            return str(self.error)
-        return f"{type(self.error).__name__}: {self.error}"
+        own = isinstance(self.error, CoinHtsError)
+        text = str(self.error) if own else f"{type(self.error).__name__}: {self.error}"
+        # It goes into the manifest and the result index: JSON takes no half of a surrogate pair, Postgres no NUL.
+        return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 class Job:
@@ -94,16 +104,23 @@ class Job:
         self.reason: Reason | None = None
         self.tell: Tell | None = None
         self.outcome: Outcome | None = None
+        self.manifest: TaskManifest | None = None
         # Files are brought to their end once, whatever is asked for afterwards; a cancel alone undoes that.
         self.closed = False
         self.verdict: Failure | None = None
         self.cancel_noted = False
+        # The export has a thread of its own, and so has what takes it back after a cancel.
+        self.exporter: threading.Thread | None = None
+        self.exported = False
+        self.export_error: Exception | None = None
+        self.taken_back = False
         self.symbols_done = 0
         self._shares = dict.fromkeys(claim.request.symbols, 0.0)
         self._left = len(self._shares)
         self._at_work = 0
         self._lock = threading.Lock()
         self._spoken = time.monotonic()
+        self._reason_since = 0.0
         self._last_progress = 0.0
 
     @property
@@ -120,6 +137,8 @@ class Job:
         """Ask for an end before the symbols are done; a word to the queue that was not taken is taken back."""
         with self._lock:
             if self.outcome is None and _WEIGHT[reason] > _WEIGHT[self.reason]:
+                if self.reason is None:
+                    self._reason_since = time.monotonic()
                 self.reason = reason
                 self.tell = None
 
@@ -157,10 +176,19 @@ class Job:
                 self.failures[symbol] = failure
 
     def is_idle(self) -> bool:
-        """Whether nothing of the task is computed any more and the queue is still to be told."""
+        """Whether nothing of the task is worked on any more and the queue is still to be told."""
         with self._lock:
             over = self.worked_off or self.reason is not None or self.broken is not None
-            return over and self._at_work == 0 and self.tell is None and self.outcome is None
+            busy = self._at_work > 0 or (self.is_exporting() and not self.is_overdue())
+            return over and not busy and self.tell is None and self.outcome is None
+
+    def is_exporting(self) -> bool:
+        """Whether the object store is at work for the task."""
+        return self.exporter is not None and self.exporter.is_alive()
+
+    def is_overdue(self) -> bool:
+        """Whether the end that was asked for has waited long enough for the object store."""
+        return self.reason is not None and time.monotonic() - self._reason_since > _EXPORT_GRACE_SECONDS
 
     def is_due(self) -> bool:
         """Whether the queue should hear of the task again."""
@@ -215,7 +243,8 @@ class Reporter(threading.Thread):
             return
         tell = job.tell
         if tell is None:
-            if job.is_due():
+            # One whose cancel is noted has ended for the queue, which would call it lost while its files are removed.
+            if job.is_due() and not job.cancel_noted:
                 self._hear(job)
             return
         outcome = tell(self.queue)

@@ -41,8 +41,9 @@ def live_runs(database: Database) -> list[LiveRun]:
         ]
 
 
-def task_states(database: Database, task_ids: list[str]) -> dict[str, str]:
-    """State by id of those tasks that are known; `cleaned` for ones whose files the clean-up removed."""
-    query = sa.select(TaskRow.id, TaskRow.state, TaskRow.cleaned_at.is_not(None)).where(TaskRow.id.in_(task_ids))
+def task_states(database: Database, task_ids: list[str]) -> dict[str, tuple[str, str | None]]:
+    """State and run key by id of those tasks that are known; `cleaned` is one whose files the clean-up removed."""
+    query = sa.select(TaskRow.id, TaskRow.state, TaskRow.cleaned_at.is_not(None), TaskRow.run_key)
     with database.session() as session:
-        return {task_id: "cleaned" if cleaned else state for task_id, state, cleaned in session.execute(query)}
+        found = session.execute(query.where(TaskRow.id.in_(task_ids)))
+        return {task_id: ("cleaned" if cleaned else state, key) for task_id, state, cleaned, key in found}

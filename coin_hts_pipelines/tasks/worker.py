@@ -1,7 +1,7 @@
 """The worker: computes the symbols of claimed tasks in parallel threads and brings each task to its end.
 
 Several tasks share a process; each has its own progress, cancel, timeout and failure (docs/tasks.md). Not here: how a
-task changes (`queue`), how its files are kept (`results.task_store`).
+task changes (`queue`), how it ends (`closer`), how its files are kept (`results.task_store`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -28,20 +30,25 @@ from coin_hts_pipelines.errors import Cancelled, CoinHtsError, NoCandles, Perman
 from coin_hts_pipelines.lake import CandleStore, is_synthetic
 from coin_hts_pipelines.lake.candle_files import UNKNOWN_SOURCE
 from coin_hts_pipelines.market import Timeframe, validated_arrays
+from coin_hts_pipelines.parallel import _interrupts_later as interrupts_later
 from coin_hts_pipelines.parallel import run_parallel
 from coin_hts_pipelines.results.task_store import Superseded, TaskDirectory, TaskStore
-from coin_hts_pipelines.tasks.reporter import Failure, Job, Outcome, Queue, Reason, Reporter, Tell
+from coin_hts_pipelines.tasks.closer import Closer, Export
+from coin_hts_pipelines.tasks.reporter import Failure, Job, Outcome, Queue, Reporter
 from coin_hts_pipelines.tasks.task import Claim, Signal
 
-__all__ = ["Outcome", "Queue", "TaskWorker"]
+__all__ = ["Export", "Follow", "Outcome", "Queue", "TaskWorker"]
 
 # How long a process that is asked to end tries to say so of its tasks.
 _LAST_WORDS_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _START_AGAIN_SECONDS = 0.5
-_NAMED = 10
+# With the outcome at most five calls a second.
+_FOLLOW_SECONDS = 0.25
 
 Stop = Callable[[], bool]
+# Told of a task's id, progress (0..1) and, at the end, outcome.
+Follow = Callable[[str, float, Outcome | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +63,11 @@ class TaskWorker:
     data_root
         Where the candles are and the results go.
     threads
-        Symbols computed at once, of all tasks together. A sweep computes on all processors by itself, so one sweep is
-        computed at a time.
+        Symbols computed at once, of all tasks together; one sweep at a time, which has as many threads for itself.
     candles
         The candles, if they are not under `data_root`.
+    export
+        Where results go too; a task is completed only when that has succeeded.
     name
         Who the queue is told works; host and process by default.
     """
@@ -71,16 +79,26 @@ class TaskWorker:
         *,
         threads: int | None = None,
         candles: CandleStore | None = None,
+        export: Export | None = None,
         name: str | None = None,
     ) -> None:
         self.queue = queue
         self.store = TaskStore(data_root)
         self.threads = threads or os.cpu_count() or 1
         self.candles = candles or CandleStore(data_root)
+        self.export = export
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._sweeping = threading.Lock()
 
-    def run(self, claims: Sequence[Claim], run_id: str, stop: Stop = lambda: False) -> dict[str, Outcome]:
+    def run(
+        self,
+        claims: Sequence[Claim],
+        run_id: str,
+        stop: Stop = lambda: False,
+        *,
+        follow: Follow | None = None,
+        on_interrupt: Callable[[], None] | None = None,
+    ) -> dict[str, Outcome]:
         """Work off tasks and return what the queue made of each.
 
         Parameters
@@ -92,6 +110,12 @@ class TaskWorker:
         stop
             Asked five times a second; true says that the process has to end: what is finished is kept, and unfinished
             tasks go back to the queue.
+        follow
+            Called in this thread when progress or outcome of a task has changed, at most five times a second for each;
+            with the outcome once, before this returns. What it raises is logged.
+        on_interrupt
+            Called once, in this thread, when an interrupt (Ctrl-C, a terminated run) ends the work and before the
+            queue is told: tasks whose cancel it asks for end as cancelled, the others go back.
 
         Returns
         -------
@@ -101,27 +125,43 @@ class TaskWorker:
         """
         jobs = [Job(claim) for claim in claims]
         reporter = Reporter(self.queue)
+        closer = Closer(self.store, reporter, self.export)
+        followed = _Followed(jobs, follow)
+
+        def look(stop: Stop) -> None:
+            if stop():
+                for job in reporter.jobs:
+                    job.end("stopped")
+            closer.settle(reporter.jobs)
+            followed.tell()
+
         try:
-            reporter.start()
+            with interrupts_later():
+                reporter.start()
             for job in jobs:
                 self._begin(job, run_id, stop, reporter)
             run_parallel(
                 _in_turn(jobs),
                 self._work,
                 threads=self.threads,
-                on_done=lambda item: self._settle([item[0]], reporter),
-                on_wait=lambda: self._look(reporter, stop),
+                on_done=lambda item: closer.settle([item[0]]),
+                on_wait=lambda: look(stop),
             )
-            self._wait(reporter, stop)
-        except BaseException:
-            # An interrupt (Ctrl-C, a terminated run), or a bug of ours: either way the tasks are not done.
-            self._wait(reporter, lambda: True)
+            self._wait(reporter, stop, look)
+        except BaseException as error:
+            # An interrupt, or a bug of ours: either way the tasks are not done.
+            if on_interrupt is not None and not isinstance(error, Exception):
+                _logged(on_interrupt)
+            self._wait(reporter, lambda: True, look)
             raise
         finally:
             reporter.stop()
-        return {job.claim.task_id: job.outcome or "lost" for job in jobs}
+            closer.wait_for_removal(jobs)
+            outcomes = {job.claim.task_id: job.outcome or "lost" for job in jobs}
+            followed.tell(outcomes)
+        return outcomes
 
-    # ---- the calling thread: begin, look after, end
+    # ---- the calling thread: begin, look after
 
     def _begin(self, job: Job, run_id: str, stop: Stop, reporter: Reporter) -> None:
         if not self._start(job.claim, run_id, stop):
@@ -149,49 +189,18 @@ class TaskWorker:
             time.sleep(_START_AGAIN_SECONDS)
         return False
 
-    def _look(self, reporter: Reporter, stop: Stop) -> None:
-        """Bring jobs to their end that have come there, or all when the process has to end."""
-        if stop():
-            for job in reporter.jobs:
-                job.end("stopped")
-        self._settle(reporter.jobs, reporter)
-
-    def _wait(self, reporter: Reporter, stop: Stop) -> None:
+    @staticmethod
+    def _wait(reporter: Reporter, stop: Stop, look: Callable[[Stop], None]) -> None:
         """Wait until the queue knows of every job, but not for ever when the process is to end."""
         deadline = None
         while any(job.outcome is None for job in reporter.jobs):
-            self._look(reporter, stop)
+            look(stop)
             if stop():
                 deadline = deadline or time.monotonic() + _LAST_WORDS_SECONDS
                 if time.monotonic() > deadline:
                     return
             reporter.heard.wait(_POLL_SECONDS)
             reporter.heard.clear()
-
-    def _settle(self, jobs: Sequence[Job], reporter: Reporter) -> None:
-        """Bring the files of jobs that nobody works on any more to their end, and have the queue told."""
-        for job in jobs:
-            if job.is_idle():
-                reason = job.reason
-                job.say(self._last_word(job, reason), reason)
-                reporter.wake.set()
-
-    def _last_word(self, job: Job, reason: Reason | None) -> Tell:
-        claim, path = job.claim, str(self.store.folder(job.claim.task_id))
-        try:
-            if reason == "cancel":
-                _remove(job)
-                return lambda queue: "cancelled" if job.cancel_noted or queue.cancelled(claim) else "lost"
-            if reason != "lost" and not job.closed:
-                job.verdict, job.closed = _close(job, reason), True
-        except Superseded:
-            reason = "lost"
-        failure = job.verdict
-        if reason == "lost":
-            return lambda _: "lost"
-        if failure is None:
-            return lambda queue: "completed" if queue.complete(claim, path) else None
-        return lambda queue: queue.fail(claim, failure.error, failure.kind, failure.traceback) or "lost"
 
     # ---- the computing threads
 
@@ -209,10 +218,10 @@ class TaskWorker:
             job.worked(symbol)
         except Superseded:
             job.end("lost")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, Cancelled) and cancelled():
                 return
-            job.worked(symbol, Failure.of(error))
+            job.worked(symbol, Failure.of(error if isinstance(error, Exception) else _ended_by(error)))
             with suppress(CoinHtsError, OSError):
                 directory.discard(symbol)
         finally:
@@ -245,11 +254,20 @@ class TaskWorker:
             return
         with self._turn_to_sweep(cancelled):
             half = sweep_combinations(
-                arrays, backtest, combinations, progress=lambda share: progress(share / 2), cancelled=cancelled
+                arrays,
+                backtest,
+                combinations,
+                threads=self.threads,
+                progress=lambda share: progress(share / 2),
+                cancelled=cancelled,
             )
             sweep = replace(half, draw=draw)
             guards = overfitting_guards(
-                candles, sweep, progress=lambda share: progress((1 + share) / 2), cancelled=cancelled
+                candles,
+                sweep,
+                threads=self.threads,
+                progress=lambda share: progress((1 + share) / 2),
+                cancelled=cancelled,
             )
         directory.save_sweep(symbol, sweep, guards, candle_source=source, synthetic=synthetic, started=started)
 
@@ -264,6 +282,46 @@ class TaskWorker:
             self._sweeping.release()
 
 
+class _Followed:
+    """Tells a follower what has changed; what it raises is logged."""
+
+    def __init__(self, jobs: Sequence[Job], follow: Follow | None) -> None:
+        self.jobs = jobs
+        self.follow = follow
+        self.progress: dict[str, float] = {}
+        self.told_at: dict[str, float] = {}
+        self.ended: set[str] = set()
+
+    def tell(self, outcomes: Mapping[str, Outcome] = MappingProxyType({})) -> None:
+        if self.follow is None:
+            return
+        for job in self.jobs:
+            task_id = job.claim.task_id
+            outcome, progress, now = outcomes.get(task_id, job.outcome), job.progress, time.monotonic()
+            if task_id in self.ended:
+                continue
+            if outcome is not None:
+                self.ended.add(task_id)
+            elif progress == self.progress.get(task_id, 0.0) or now - self.told_at.get(task_id, 0) < _FOLLOW_SECONDS:
+                continue
+            self.progress[task_id], self.told_at[task_id] = progress, now
+            _logged(partial(self.follow, task_id, progress, outcome))
+
+
+def _ended_by(error: SystemExit) -> PermanentError:
+    """What a strategy does that ends the program must not end the other tasks."""
+    made = PermanentError(f"the strategy wanted to end the program (SystemExit: {error})")
+    made.__cause__ = error
+    return made
+
+
+def _logged(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except Exception:
+        _log.exception("the work goes on without what failed here")
+
+
 def _in_turn(jobs: Sequence[Job]) -> list[tuple[Job, str]]:
     """Symbols of all jobs, one of each in turn, so that a small task does not wait for a large one; sweeps last."""
     turns: list[tuple[Job, str]] = []
@@ -275,58 +333,3 @@ def _in_turn(jobs: Sequence[Job]) -> list[tuple[Job, str]]:
         ]
         turns += [item for turn in zip_longest(*lines) for item in turn if item is not None]
     return turns
-
-
-def _remove(job: Job) -> None:
-    """Remove the files of a cancelled job; what cannot be removed now is left to the clean-up."""
-    try:
-        if job.directory is not None:
-            job.directory.remove()
-    except Superseded:
-        raise
-    except (CoinHtsError, OSError) as error:
-        _log.warning("the files of task %s cannot be removed: %s", job.claim.task_id, error)
-
-
-def _close(job: Job, reason: Reason | None) -> Failure | None:
-    """Write summary and manifest, and return what the queue is to be told went wrong."""
-    failure = _failure(job, reason)
-    if job.directory is None:
-        return failure
-    request = job.claim.request
-    try:
-        job.directory.finish(
-            request.to_dict(),
-            request.symbols,
-            started=job.began,
-            failed={symbol: one.message for symbol, one in sorted(job.failures.items())},
-            error=failure.message if failure else None,
-        )
-    except Superseded:
-        raise
-    except Exception as error:
-        _log.warning("the manifest of task %s cannot be written: %s", job.claim.task_id, error)
-        return failure or Failure.of(error)
-    return failure
-
-
-def _failure(job: Job, reason: Reason | None) -> Failure | None:
-    if job.broken is not None:
-        return job.broken
-    if not job.worked_off:
-        if reason == "timeout":
-            return Failure(TimeoutError(f"not finished within {job.claim.timeout_seconds:g} s"), "timeout")
-        return Failure(TransientError("the worker was stopped"), "transient")
-    if not job.failures:
-        return None
-    symbols, failures = job.claim.request.symbols, sorted(job.failures.items())
-    if len(symbols) == 1:
-        return failures[0][1]
-    named = "; ".join(f"{symbol}: {one.message}" for symbol, one in failures[:_NAMED])
-    more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
-    text = f"{len(failures)} of {len(symbols)} symbols failed: {named}{more}"
-    traces = "\n".join(f"{symbol}:\n{one.traceback}" for symbol, one in failures[:_NAMED])
-    # One that trying again does not help is enough: the task cannot be completed.
-    if any(one.kind == "permanent" for _, one in failures):
-        return Failure(PermanentError(text), "permanent", traces)
-    return Failure(TransientError(text), "transient", traces)

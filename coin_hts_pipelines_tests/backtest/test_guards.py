@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
+import time
 import tracemalloc
 from itertools import combinations
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,8 @@ from coin_hts_pipelines.backtest.guards import GUARDS, probability_text
 from coin_hts_pipelines.backtest.sampling import Between
 from coin_hts_pipelines.backtest.trial_returns import trial_moments, trial_returns
 from coin_hts_pipelines.errors import Cancelled, InvalidRequest
+from coin_hts_pipelines.strategies import registry
+from coin_hts_pipelines.strategies.base import Param, Strategy
 from coin_hts_pipelines_tests.candle_maker import flat, random_walk
 
 NAN = math.nan
@@ -237,6 +241,45 @@ def test_cancel_and_progress() -> None:
     assert seen[-1] == 1.0
     with pytest.raises(Cancelled):
         overfitting_guards(candles, sweep, cancelled=lambda: True)
+
+
+class Meeting(Strategy):
+    """Goes on only when as many threads as expected are here, and notes how many there are."""
+
+    name = "meeting"
+    params = (Param("every", 3, 1, 100, "bars between two signals"),)
+    most = 1
+    inside: ClassVar[list[int]] = []
+    seen: ClassVar[list[int]] = []
+
+    def compute(self, candles: Any, params: Any, start: int, stop: int) -> Any:
+        self.inside.append(start)
+        self.seen.append(len(self.inside))
+        deadline = time.monotonic() + 30
+        while len(self.inside) < self.most and max(self.seen) < self.most and time.monotonic() < deadline:
+            threading.Event().wait(0.001)
+        threading.Event().wait(0.02)  # long enough for one that should not be here to come in
+        self.inside.remove(start)
+        return np.arange(start, stop) % params["every"] == 0, np.ones(stop - start)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_sweep_and_its_guards_use_as_many_threads_as_they_are_given(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setitem(registry._found(), "meeting", Meeting())
+    candles, grid = random_walk(60, 1), {"every": [2, 3, 4, 5, 6]}
+    monkeypatch.setattr(Meeting, "most", threads)
+    monkeypatch.setattr(Meeting, "seen", [])
+    sweep = run_sweep(candles, BacktestRequest("meeting"), grid, threads=threads)
+    assert max(Meeting.seen) == threads
+    Meeting.seen.clear()
+    guards = overfitting_guards(candles, sweep, threads=threads)
+    assert max(Meeting.seen) == threads
+    monkeypatch.setattr(Meeting, "most", 1)
+    other = run_sweep(candles, BacktestRequest("meeting"), grid)
+    assert other.table_digest == sweep.table_digest
+    pd.testing.assert_frame_equal(overfitting_guards(candles, other).best, guards.best, check_exact=True)
 
 
 def test_memory_is_that_of_the_blocks() -> None:

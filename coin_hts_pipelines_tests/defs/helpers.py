@@ -10,12 +10,14 @@ import pytest
 from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 
 from coin_hts_pipelines.control.instance import open_database
+from coin_hts_pipelines.control.tasks import open_queue
 from coin_hts_pipelines.defs import partitions
 from coin_hts_pipelines.settings import get_settings
 
 _CACHED = (
     get_settings,
     open_database,
+    open_queue,
     partitions.symbol_partitions,
     partitions.year_partitions,
     partitions.symbol_years,

@@ -68,11 +68,16 @@ def _assets() -> dict[str, dg.AssetsDefinition]:
     return found
 
 
+def _retries(policy: dg.RetryPolicy | None) -> str:
+    if policy is None:
+        return "none"
+    return f"{policy.max_retries}, {policy.backoff.value if policy.backoff else ''} from {policy.delay} s"
+
+
 def _describe(name: str, asset: dg.AssetsDefinition) -> list[str]:
     spec = next(iter(asset.specs))
     policy, retry = asset.backfill_policy, asset.op.retry_policy
     assert policy is not None
-    assert retry is not None
     return [
         name,
         f"  {spec.description}",
@@ -84,7 +89,7 @@ def _describe(name: str, asset: dg.AssetsDefinition) -> list[str]:
         *(f"  check       {check.name}: {check.description}" for check in asset.check_specs),
         f"  automation  {spec.automation_condition.get_label() if spec.automation_condition else 'none'}",
         f"  backfill    {policy.policy_type.value}",
-        f"  retries     {retry.max_retries}, {retry.backoff.value if retry.backoff else ''} from {retry.delay} s",
+        f"  retries     {_retries(retry)}",
         f"  pool        {asset.op.pool}",
         "",
     ]
@@ -98,14 +103,17 @@ def test_the_graph_is_the_one_on_file() -> None:
 
 
 def test_every_timeframe_has_its_layers() -> None:
-    assert list(_assets()) == [f"{layer}_{suffix}" for suffix in ("1d", "1h", "5m", "1m") for layer in LAYERS]
+    assert list(_assets()) == [f"{layer}_{suffix}" for suffix in ("1d", "1h", "5m", "1m") for layer in LAYERS] + [
+        "backtest_task"
+    ]
 
 
 def test_timeframes_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COIN_HTS_TIMEFRAMES", "4h")
     forget_settings()
-    assert list(_assets()) == [f"{layer}_4h" for layer in LAYERS]
-    assert [schedule.name for schedule in build_defs().schedules or ()] == ["renew_walk_forwards_4h_schedule"]
+    assert list(_assets()) == [*(f"{layer}_4h" for layer in LAYERS), "backtest_task"]
+    schedules = [schedule.name for schedule in build_defs().schedules or ()]
+    assert schedules == ["renew_walk_forwards_4h_schedule", "clean_up_tasks_schedule"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -124,6 +132,12 @@ def test_every_asset_explains_itself_and_fails_well(layer: str, timeframe: str) 
     assert all(check.description for check in asset.check_specs)
     # Candles come by the clock or by hand; a walk-forward costs too much to follow every candle.
     assert (spec.automation_condition is None) is (layer in ("candles", "walk_forwards"))
+
+
+def test_tasks_are_retried_by_their_queue_alone_and_wait_for_no_pool() -> None:
+    asset = _assets()["backtest_task"]
+    assert (asset.op.retry_policy, asset.op.pool) == (None, None)
+    assert asset.backfill_policy == dg.BackfillPolicy.single_run()
 
 
 def test_layers_of_a_kind_share_their_store_and_so_their_pool() -> None:
@@ -145,7 +159,7 @@ def test_resources_can_be_replaced() -> None:
 
 
 def test_the_automation_sensor_is_on() -> None:
-    (sensor,) = build_defs().sensors or ()
+    (sensor,) = [one for one in build_defs().sensors or () if one.name == "automation"]
     assert isinstance(sensor, dg.AutomationConditionSensorDefinition)
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert sensor.asset_selection == dg.AssetSelection.all()

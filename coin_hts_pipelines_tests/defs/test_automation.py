@@ -169,4 +169,5 @@ def test_every_layer_says_what_it_is_made_of(automation: Automation) -> None:
         "rankings_1d": {"backtests_1d"},
         "exports_1d": {"backtests_1d"},
         "walk_forwards_1d": {"indicators_1d"},
+        "backtest_task": set(),
     }

@@ -122,7 +122,7 @@ def test_ctrl_c(layer: str, emptied: Project, start: Callable[[], Running]) -> N
     reach(emptied, running, LAYER_FILES[layer])
     status, errors = running.end(signal.SIGINT)
     assert status == 130
-    assert errors.splitlines()[-1] == "interrupted; its runs are canceled and nothing is half-written"
+    assert errors.splitlines()[-1] == "interrupted; runs of this command are canceled and nothing is half-written"
     assert "Traceback" not in errors
     new = [status for run, status in run_statuses(emptied).items() if run not in old]
     assert new[-1] == "CANCELED"

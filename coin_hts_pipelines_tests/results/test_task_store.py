@@ -201,6 +201,38 @@ def test_nobody_brings_a_removed_directory_back(
     assert not store.folder("t").exists()
 
 
+def test_a_finished_directory_that_is_kept_is_finished_again(
+    store: TaskStore, results: dict[str, BacktestResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = store.begin("t", 1)
+    save(directory, "KRW-BTC", results["KRW-BTC"])
+    directory.finish(DOCUMENT, ("KRW-BTC",), started=STARTED, let_go=False)
+    assert store.load("t").manifest.error is None
+    directory.finish(DOCUMENT, ("KRW-BTC",), started=STARTED, error="not exported", let_go=False)
+    assert store.load("t").manifest.error == "not exported"
+    with monkeypatch.context() as patch:
+        patch.setattr(task_directory, "write_table_atomically", fill_the_disk)
+        with pytest.raises(TransientError):
+            directory.finish(DOCUMENT, ("KRW-BTC",), started=STARTED, let_go=False)
+    with pytest.raises(IntegrityError, match="manifest"):
+        store.load("t")  # no old word stays where the new one could not be written
+    directory.finish(DOCUMENT, ("KRW-BTC",), started=STARTED, let_go=False)
+    assert ".attempt" in names_in(directory.folder)
+    for _ in range(2):
+        directory.let_go()
+        assert ".attempt" not in names_in(directory.folder)
+    with pytest.raises(Superseded):
+        directory.finish(DOCUMENT, ("KRW-BTC",), started=STARTED)
+    assert store.load("t").manifest.attempt == 1
+    store.begin("t", 2)
+    with pytest.raises(Superseded, match="attempt 1"):
+        directory.let_go()
+    store.remove("t")
+    with pytest.raises(Superseded, match="attempt 1"):
+        directory.let_go()
+    assert not directory.folder.exists()
+
+
 def test_one_overtaken_in_the_middle_of_a_write_leaves_nothing(
     store: TaskStore, results: dict[str, BacktestResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from coin_hts_pipelines.backtest import Between, Sampling, overfitting_guards, run_backtest, run_sweep
 from coin_hts_pipelines.catalog import Database
+from coin_hts_pipelines.catalog.result_index import ResultIndex
 from coin_hts_pipelines.errors import (
     Cancelled,
     IntegrityError,
@@ -413,6 +417,87 @@ def test_an_interrupt_gives_the_tasks_back(tmp_path: Path, lake: CandleStore) ->
     assert strays_in(tmp_path) == set()
 
 
+# Two tasks; whoever cancels the run cancels one of them. The argument says where the interrupt comes.
+_CANCELLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from coin_hts_pipelines.tasks.export import TaskExporter
+from coin_hts_pipelines.tasks.task import Signal
+from coin_hts_pipelines.tasks.worker import TaskWorker
+from coin_hts_pipelines_tests.tasks.worker_maker import HookedStore, MemoryQueue, Slow, claim_of, offer_slow, until
+
+offer_slow()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+queue, store, said = MemoryQueue(), HookedStore(Path(sys.argv[1]) / "store"), []
+interrupted = threading.Event()
+
+def interrupt(*_):
+    if not interrupted.is_set():
+        interrupted.set()
+        os.kill(os.getpid(), signal.SIGINT)
+        until(lambda: queue.asked)
+
+def export_at(key):
+    if key.startswith("tasks/t/") and len(list(store.list("tasks/t/"))) == 2:
+        interrupt()
+
+bars = iter(range(1000))
+if sys.argv[2] == "computing":
+    Slow.at = staticmethod(lambda bar: next(bars) == 8 and interrupt())
+else:
+    store.at = export_at
+
+def on_interrupt():
+    assert threading.current_thread() is threading.main_thread()
+    assert queue.states["t"] == "running"
+    said.append("interrupted")
+    queue.asked["t"] = Signal.CANCEL
+
+follow = lambda task_id, progress, outcome: outcome and said.append(f"{task_id} {outcome}")
+worker = TaskWorker(queue, Path(sys.argv[1]), threads=2, export=TaskExporter(lambda: store))
+try:
+    claims = [claim_of("t"), claim_of("u", "KRW-BTC", strategy="volume_long_candle")]
+    worker.run(claims, "r", follow=follow, on_interrupt=on_interrupt)
+except KeyboardInterrupt:
+    print(*said[:1], *sorted(said[1:]), queue.states["t"], sep=", ")
+    print([one.key for one in store.list("tasks/t/")])
+"""
+
+
+@pytest.mark.parametrize("where", ["computing", "exporting"])
+def test_a_run_that_a_person_cancels_cancels_its_tasks(tmp_path: Path, lake: CandleStore, where: str) -> None:
+    command = [sys.executable, "-c", _CANCELLED, str(tmp_path), where]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said, objects = done.stdout.splitlines()
+    # The other one was not cancelled: it is done already, or back in the queue.
+    assert said in [f"interrupted, t cancelled, u {end}, cancelled" for end in ("completed", "queued")] or said == (
+        "u completed, interrupted, t cancelled, cancelled"
+    ), done.stderr
+    assert objects == "[]"
+    assert not (tmp_path / "tasks" / "t").exists()
+    assert strays_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_no_bug_is_taken_for_a_person(tmp_path: Path, lake: CandleStore, queue: MemoryQueue, broken: bool) -> None:
+    """A failure of `stop` gives the tasks back; so does a person whose cancel cannot be said."""
+    calls: list[str] = []
+
+    def stop() -> bool:
+        if queue.states.get("t") == "running":
+            raise KeyboardInterrupt if broken else ValueError("of ours")
+        return False
+
+    def on_interrupt() -> None:
+        calls.append("interrupted")
+        raise TransientError("Postgres cannot be reached")
+
+    with pytest.raises(KeyboardInterrupt if broken else ValueError):
+        TaskWorker(queue, tmp_path).run([claim_of("t", "KRW-BTC")], "r", stop, on_interrupt=on_interrupt)
+    assert calls == ["interrupted"] * broken
+    assert queue.states["t"] in ("queued", "completed")
+
+
 # ---- what goes wrong
 
 
@@ -485,6 +570,7 @@ def test_a_void_claim_is_not_worked_on(tmp_path: Path, lake: CandleStore, queue:
         (PermanentError("x"), "permanent"),
         (KeyError("x"), "permanent"),
         (MemoryError("x"), "permanent"),
+        (OSError(errno.ENOSPC, "No space left on device"), "transient"),
         (Cancelled("x"), "permanent"),
         (TransientError("x"), "transient"),
         (IntegrityError("x"), "transient"),
@@ -510,6 +596,18 @@ def test_errors_are_classed(
     assert (stored.summary, stored.manifest.span_start, stored.manifest.finished_symbols) == (None, None, ())
     assert stored.manifest.error == Failure(error, "permanent").message
     assert paths_in(tmp_path) == {"t", "t/manifest.json"}
+
+
+def test_a_strategy_that_ends_the_program_ends_its_task_alone(
+    tmp_path: Path, lake: CandleStore, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_bar(monkeypatch, lambda bar: sys.exit("enough"))
+    claims = [claim_of("a", "KRW-BTC"), claim_of("s", "KRW-BTC", grid={"every": [2, 3]})]
+    claims.append(claim_of("b", "KRW-BTC", strategy="volume_long_candle"))
+    assert TaskWorker(queue, tmp_path).run(claims, "r") == {"a": "failed", "s": "failed", "b": "completed"}
+    error, kind, trace = queue.failures["a"]
+    assert (str(error), kind) == ("the strategy wanted to end the program (SystemExit: enough)", "permanent")
+    assert "sys.exit" in str(trace)
 
 
 def test_a_poisoned_candle_file_fails_the_task_and_keeps_the_others(
@@ -638,7 +736,10 @@ def test_fifty_tasks_share_a_process(
     assert strays_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize(("threads", "grid", "most"), [(1, {}, 1), (3, {}, 3), (3, {"every": [2]}, 1)])
+@pytest.mark.parametrize(
+    ("threads", "grid", "most"),
+    [(1, {}, 1), (3, {}, 3), (3, {"every": [2]}, 1), (1, {"every": [2, 3, 4]}, 1), (3, {"every": [2, 3, 4, 5]}, 3)],
+)
 def test_no_more_symbols_are_computed_at_once_than_threads(
     tmp_path: Path,
     lake: CandleStore,
@@ -648,7 +749,7 @@ def test_no_more_symbols_are_computed_at_once_than_threads(
     grid: dict[str, Any],
     most: int,
 ) -> None:
-    """Of sweeps one, which has all processors."""
+    """Of sweeps one, which has all threads."""
     inside: list[int] = []
     seen: list[int] = []
 
@@ -682,6 +783,52 @@ def test_tasks_take_turns_and_sweeps_come_last(
     assert order == ["KRW-ADA", "KRW-ETH", "KRW-BTC", "KRW-ETH", "KRW-XRP"]
 
 
+# ---- whoever follows the run
+
+
+def test_a_follower_hears_of_progress_and_of_every_outcome_once(
+    tmp_path: Path, lake: CandleStore, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[float, str, float, Any]] = []
+    queue.states["void"], queue.attempts["void"] = "cancelled", 1
+    queue.asked["c"] = Signal.CANCEL
+
+    def follow(task_id: str, progress: float, outcome: Any) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        said.append((time.monotonic(), task_id, progress, outcome))
+
+    # A fifth of a second a slice: more is to be heard than may be said.
+    at_bar(monkeypatch, lambda bar: threading.Event().wait(0.2))
+    claims = [claim_of("a", "KRW-ADA", "KRW-BTC"), claim_of("void"), claim_of("c"), claim_of("bad", "KRW-NONE")]
+    outcomes = TaskWorker(queue, tmp_path, threads=2).run(claims, "r", follow=follow)
+    assert outcomes == {"a": "completed", "void": "lost", "c": "cancelled", "bad": "failed"}
+    assert {task_id: end for _, task_id, _, end in said if end is not None} == outcomes
+    assert sum(end is not None for *_, end in said) == len(outcomes), "each once"
+    for name in outcomes:
+        of_task = [(at, share, end) for at, task_id, share, end in said if task_id == name]
+        assert of_task[-1][2] == outcomes[name], "the outcome comes last"
+        shares = [share for _, share, end in of_task if end is None]
+        assert shares == sorted(set(shares)), "only what has changed"
+        times = [at for at, _, end in of_task if end is None]
+        assert all(later - earlier >= 0.249 for earlier, later in pairwise(times)), "and the outcome: five a second"
+    assert len([1 for _, name, share, _ in said if name == "a" and 0 < share < 1]) >= 2
+
+
+def test_a_follower_that_fails_loses_no_task(
+    tmp_path: Path, lake: CandleStore, queue: MemoryQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[Any] = []
+
+    def follow(task_id: str, progress: float, outcome: Any) -> None:
+        said.append(outcome)
+        raise ValueError("the event log is away")
+
+    claims = [claim_of("a", "KRW-ADA"), claim_of("b", "KRW-BTC")]
+    assert set(TaskWorker(queue, tmp_path).run(claims, "r", follow=follow).values()) == {"completed"}
+    assert said.count("completed") == 2
+    assert "the event log is away" in caplog.text
+
+
 # ---- the real queue
 
 
@@ -708,3 +855,49 @@ def test_the_real_queue(tmp_path: Path, lake: CandleStore, database: Database, m
     assert Path(task.path or "") == TaskStore(tmp_path).load(good.task_id).folder
     assert queue.get(missing.task_id).error_class == "NoCandles"
     assert not (tmp_path / "tasks" / doomed.task_id).exists()
+    index = {row.id: row for row in ResultIndex(database).list()}
+    assert set(index) == {good.task_id, missing.task_id}
+    assert {name: (row.status, row.start_date is None) for name, row in index.items()} == {
+        good.task_id: ("completed", False),
+        missing.task_id: ("failed", True),
+    }
+
+
+def test_texts_postgres_does_not_take_lose_no_task(
+    tmp_path: Path, lake: CandleStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(bar: int) -> None:
+        raise ValueError("no\0byte and \ud800 no half")
+
+    at_bar(monkeypatch, odd)
+    queue = TaskQueue(database)
+    (claim,) = submitted(queue, claim_of("a", "KRW-BTC"))
+    assert TaskWorker(queue, tmp_path).run([claim], "r") == {claim.task_id: "failed"}
+    assert ResultIndex(database).get(claim.task_id).error == "ValueError: no\ufffdbyte and ? no half"
+
+
+def test_a_connection_that_is_dropped_in_the_middle_of_a_report(
+    tmp_path: Path, lake: CandleStore, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """The report waits for a lock when its connection goes; the task is completed over the next one."""
+    queue = TaskQueue(database)
+    (claim,) = submitted(queue, claim_of("a", "KRW-BTC"))
+    waiting = sa.text(
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    dropped: list[int] = []
+
+    def drop(bar: int) -> None:
+        if bar != 20:
+            return
+        admin = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+        with database.session() as session, admin.connect() as other:
+            session.execute(sa.text("SELECT id FROM catalog.tasks FOR UPDATE"))
+            until(lambda: dropped.extend(other.scalars(waiting)) or dropped)
+            other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": dropped[0]})
+            until(lambda: "cannot be reported now" in caplog.text)
+
+    at_bar(monkeypatch, drop)
+    assert TaskWorker(queue, tmp_path).run([claim], "r") == {claim.task_id: "completed"}
+    assert queue.get(claim.task_id).state == "completed"
+    assert dropped

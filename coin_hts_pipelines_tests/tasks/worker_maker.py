@@ -13,6 +13,8 @@ import numpy as np
 from coin_hts_pipelines.backtest import BacktestRequest
 from coin_hts_pipelines.errors import TransientError
 from coin_hts_pipelines.lake import CandleStore
+from coin_hts_pipelines.results.task_store import TaskManifest
+from coin_hts_pipelines.storage import DirectoryStore, ObjectStore, UploadOutcome
 from coin_hts_pipelines.strategies import registry
 from coin_hts_pipelines.strategies.base import Param, Strategy
 from coin_hts_pipelines.tasks.task import Claim, ErrorKind, Signal, State, TaskRequest
@@ -73,6 +75,7 @@ class MemoryQueue:
         self.reports: dict[str, list[tuple[float, float, int]]] = {}
         self.failures: dict[str, tuple[Exception, ErrorKind, str | None]] = {}
         self.paths: dict[str, str] = {}
+        self.results: dict[str, tuple[str, TaskManifest] | None] = {}
         self.unreachable = threading.Event()
         self.refused = 0
         self.lock = threading.Lock()
@@ -104,16 +107,24 @@ class MemoryQueue:
             self.reports.setdefault(claim.task_id, []).append((time.monotonic(), progress, symbols_done))
             return self.asked.get(claim.task_id, Signal.GO_ON)
 
-    def complete(self, claim: Claim, path: str) -> bool:
+    def complete(self, claim: Claim, path: str, manifest: TaskManifest | None = None) -> bool:
         self._reach()
         with self.lock:
             if not self._held(claim) or self.asked.get(claim.task_id) is Signal.CANCEL:
                 return False
             self.states[claim.task_id] = "completed"
             self.paths[claim.task_id] = path
+            self.results[claim.task_id] = (path, manifest) if manifest else None
             return True
 
-    def fail(self, claim: Claim, error: Exception, kind: ErrorKind, traceback: str | None = None) -> State | None:
+    def fail(
+        self,
+        claim: Claim,
+        error: Exception,
+        kind: ErrorKind,
+        traceback: str | None = None,
+        result: tuple[str, TaskManifest] | None = None,
+    ) -> State | None:
         self._reach()
         with self.lock:
             if not self._held(claim):
@@ -122,6 +133,7 @@ class MemoryQueue:
             state: State = "cancelled" if asked else "queued" if kind in ("transient", "lost") else "failed"
             self.states[claim.task_id] = state
             self.failures[claim.task_id] = (error, kind, traceback)
+            self.results[claim.task_id] = result
             return state
 
     def cancelled(self, claim: Claim) -> bool:
@@ -131,6 +143,23 @@ class MemoryQueue:
                 return False
             self.states[claim.task_id] = "cancelled"
             return True
+
+
+class HookedStore(DirectoryStore):
+    """A folder of objects; calls `at` with the key before each upload."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.at: Callable[[str], object] = lambda key: None
+
+    def upload(self, source: Path, key: str, **named: Any) -> UploadOutcome:
+        self.at(key)
+        return super().upload(source, key, **named)
+
+
+def keys_in(store: ObjectStore) -> set[str]:
+    """Keys of everything in a store."""
+    return {found.key for found in store.list()}
 
 
 def paths_in(root: Path) -> set[str]:
