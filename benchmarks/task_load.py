@@ -176,7 +176,7 @@ def rows() -> Iterator[Row]:
                 _wait(queue, 120)  # the daemon is up
                 yield from _alone(queue)
                 yield from _load(queue, url)
-                submit = [BIN / "coin-hts", "task", "submit", "volume_long_candle", "--symbols", "KRW-T0"]
+                submit = [BIN / "coin-hts", "task", "submit", "--strategy", "volume_long_candle", "--symbols", "KRW-T0"]
                 yield Row("coin-hts task submit", median_seconds(lambda: run_process(submit, home), times=9), "s", 1)
                 _wait(queue, 120)
         finally:
