@@ -24,6 +24,11 @@ DEFAULT_SYMBOLS = (
     "KRW-ADA", "KRW-AVAX", "KRW-BTC", "KRW-DOGE", "KRW-DOT", "KRW-ETH", "KRW-LINK", "KRW-SOL", "KRW-XLM", "KRW-XRP",
 )  # fmt: skip
 
+# Of a live source, where nobody has named any.
+DEFAULT_UNIVERSE = (
+    "KRW-ADA", "KRW-BCH", "KRW-BTC", "KRW-DOGE", "KRW-ETH", "KRW-NEAR", "KRW-SOL", "KRW-XLM", "KRW-XRP",
+)  # fmt: skip
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -65,9 +70,19 @@ class Settings(BaseSettings):
     database_max_overflow: int = Field(40, ge=0, description="Connections beyond the pool at a peak.")
     database_pool_recycle: int = Field(3600, ge=1, description="Seconds after which a connection is renewed.")
 
-    source: str = Field("sample", description="Where candles come from: sample (synthetic) or files.")
+    source: str = Field(
+        "sample", description="Where candles come from: sample (synthetic), files, or exchange:NAME (exchange:upbit)."
+    )
     source_path: Path | None = Field(None, description="Folder of the files source; empty: DATA_ROOT itself.")
-    symbols: CommaList = Field(DEFAULT_SYMBOLS, description="Symbols of the sample source and the schedules.")
+    exchange_url: str | None = Field(None, description="Address of the exchange; empty: its own.")
+    daily_at: str = Field(
+        "00:05", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="When daily candles are refreshed, UTC."
+    )
+    universe: str = Field(
+        "list", pattern="^(list|all)$", description="New markets that are switched on: those of the list below, or all."
+    )
+    quote: str = Field("KRW", description="Quote currency of the markets that are looked at; empty: every one.")
+    symbols: CommaList = Field(DEFAULT_SYMBOLS, description="Symbols of the sample source, and of the universe.")
     timeframes: CommaList = Field(("1D", "1H", "5M", "1M"), description="Timeframes that have assets.")
     first_year: int = Field(2017, ge=2009, le=2100, description="First year partition (Upbit opened in 2017).")
     threads: int = Field(0, ge=0, description="Threads of one run; 0: one per processor.")
@@ -177,6 +192,17 @@ class Settings(BaseSettings):
     def live_source(self) -> bool:
         """Whether candles come from a live exchange, so that refreshing by the clock makes sense."""
         return self.source.startswith("exchange")
+
+    @property
+    def exchange(self) -> str:
+        """Name of the live exchange, empty without one."""
+        return self.source.partition(":")[2] if self.live_source else ""
+
+    @property
+    def universe_symbols(self) -> tuple[str, ...]:
+        """Symbols of the universe that are switched on when they are first seen."""
+        named = "symbols" in self.model_fields_set
+        return self.symbols if named or not self.live_source else DEFAULT_UNIVERSE
 
     @property
     def worker_threads(self) -> int:

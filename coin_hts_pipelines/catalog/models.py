@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import CheckConstraint, DateTime, Index, MetaData, Text, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, TSTZMULTIRANGE
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA = "catalog"
@@ -168,3 +168,27 @@ class DeadLetterRow(Base):
         CheckConstraint("error_kind IN ('permanent', 'transient', 'timeout', 'lost')", name="error_kind"),
         Index("ix_dead_letters_died_at", "died_at"),
     )
+
+
+class CoverageRow(Base):
+    """Bars that a source was asked for and that are complete: open times on the grid, `[start, end)` each."""
+
+    __tablename__ = "coverage"
+
+    source: Mapped[str] = mapped_column(primary_key=True)
+    symbol: Mapped[str] = mapped_column(primary_key=True)
+    timeframe: Mapped[str] = mapped_column(primary_key=True)
+    covered: Mapped[Any] = mapped_column(TSTZMULTIRANGE)
+
+
+class SymbolRow(Base):
+    """A symbol of the universe: whether it is switched on, and since when its exchange lists it no more."""
+
+    __tablename__ = "symbols"
+
+    symbol: Mapped[str] = mapped_column(primary_key=True)
+    exchange: Mapped[str]
+    name: Mapped[str]
+    enabled: Mapped[bool]
+    first_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delisted_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""`coin-hts data`: the candles of the store."""
+"""`coin-hts data`: the candles of the store. Here: the group, list, import, check and generate."""
 
 from __future__ import annotations
 
@@ -8,15 +8,30 @@ from typing import Any
 
 import click
 
+from coin_hts_pipelines.cli import LazyGroup
 from coin_hts_pipelines.cli.options import comma_list, json_option, span_options
 from coin_hts_pipelines.settings import get_settings
 
 _SIZE_UNITS = ("B", "kB", "MB", "GB")
 
 
-@click.group("data")
+@click.group(
+    "data",
+    cls=LazyGroup,
+    lazy={
+        "list": ("data:list_", "List what the store holds."),
+        "import": ("data:import_", "Validate a file or folder and merge it into the store."),
+        "check": ("data:check", "Read every stored candle and name each broken rule and gap."),
+        "gaps": ("data_gaps:gaps", "List missing bars: holes of the exchange, and what was never fetched."),
+        "resample": ("data_resample:resample", "Make coarser candles of finer ones where none were fetched."),
+        "fetch": ("data_fetch:fetch", "Fetch candles from an exchange, only what is missing."),
+        "repair": ("data_fetch:repair", "Fetch what is missing inside fetched series."),
+        "symbols": ("data_symbols:command", "List, switch and add the symbols of the universe."),
+        "generate": ("data:generate", "Make synthetic candles."),
+    },
+)
 def command() -> None:
-    """List, import, check and generate candles."""
+    """List, import, check, resample and generate candles."""
 
 
 def _size(count: float) -> str:
@@ -26,7 +41,7 @@ def _size(count: float) -> str:
     return f"{count:,.0f} {_SIZE_UNITS[unit]}" if unit == 0 else f"{count:,.1f} {_SIZE_UNITS[unit]}"
 
 
-@command.command("list")
+@click.command("list")
 @json_option
 def list_(as_json: bool) -> None:
     """List what the store holds."""
@@ -45,13 +60,25 @@ def list_(as_json: bool) -> None:
             f"{row.rows:,}",
             f"{row.first:%Y-%m-%d %H:%M}" if row.first else "–",
             f"{row.last:%Y-%m-%d %H:%M}" if row.last else "–",
+            f"{row.gaps:,}",
             f"{row.missing:,}",
             _size(row.bytes),
             source_label(row.source),
         ]
         for row in rows
     ]
-    columns = ["symbol", "timeframe", "years", "rows", "first (UTC)", "last (UTC)", "missing bars", "size", "source"]
+    columns = [
+        "symbol",
+        "timeframe",
+        "years",
+        "rows",
+        "first (UTC)",
+        "last (UTC)",
+        "gaps",
+        "missing bars",
+        "size",
+        "source",
+    ]
     out = console()
     out.print(table(f"Candles in {get_settings().root}", columns, lines, left=("symbol", "timeframe", "source")))
     for row in rows:
@@ -59,7 +86,7 @@ def list_(as_json: bool) -> None:
             out.print(f"[red]{row.symbol} {row.timeframe}: {problem}[/red]", soft_wrap=True)
 
 
-@command.command("import")
+@click.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--symbol", help="Symbol of a file whose name does not say it.")
 @click.option("--timeframe", help="Timeframe of a file whose name does not say it.")
@@ -118,7 +145,7 @@ def import_(path: Path, symbol: str | None, timeframe: str | None, as_json: bool
     return 2 if refused else 0
 
 
-@command.command("check")
+@click.command("check")
 @click.option("--symbols", help="A,B; default all.")
 @json_option
 def check(symbols: str | None, as_json: bool) -> int:
@@ -173,7 +200,7 @@ def check(symbols: str | None, as_json: bool) -> int:
     return 1 if broken else 0
 
 
-@command.command("generate")
+@click.command("generate")
 @click.option("--symbols", help="A,B.  [default: the ten sample symbols]")
 @click.option("--timeframes", default="1D,1H", show_default=True, help="Timeframes, comma-separated.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Another seed is another market.")

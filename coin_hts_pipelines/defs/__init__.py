@@ -25,6 +25,7 @@ from coin_hts_pipelines.defs.task_cleanup import task_cleanup_schedule  # noqa: 
 from coin_hts_pipelines.defs.task_sensors import dispatch_sensor, reconcile_sensor  # noqa: E402
 from coin_hts_pipelines.defs.task_submission import submit_backtest_task  # noqa: E402
 from coin_hts_pipelines.defs.tasks import backtest_task_asset  # noqa: E402
+from coin_hts_pipelines.defs.universe import universe_sensor  # noqa: E402
 from coin_hts_pipelines.defs.walk_forwards import walk_forwards_asset  # noqa: E402
 from coin_hts_pipelines.market import Timeframe  # noqa: E402
 from coin_hts_pipelines.settings import get_settings  # noqa: E402
@@ -41,7 +42,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
         assets=[*(layer(timeframe) for timeframe in timeframes for layer in LAYERS), backtest_task_asset()],
         schedules=schedules,
         jobs=[*(schedule.job for schedule in schedules), task_job(), submit_backtest_task],
-        sensors=[automation_sensor(), dispatch_sensor(), reconcile_sensor()],
+        sensors=[automation_sensor(), dispatch_sensor(), reconcile_sensor(), universe_sensor(settings)],
         resources={
             "lake": lake_resource(settings),
             "catalog": CatalogResource(),

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 import pandas as pd
 
+from coin_hts_pipelines import clock
+from coin_hts_pipelines.catalog import Coverage
 from coin_hts_pipelines.defs.partitioned_work import (
     RETRY,
     Done,
@@ -20,9 +23,10 @@ from coin_hts_pipelines.defs.partitioned_work import (
     work_on,
 )
 from coin_hts_pipelines.defs.partitions import group_keys, join_key, split_key, symbol_years, year_span
-from coin_hts_pipelines.defs.resources import LakeResource, open_source
+from coin_hts_pipelines.defs.resources import CatalogResource, LakeResource, open_source
 from coin_hts_pipelines.errors import Cancelled, NoCandles
-from coin_hts_pipelines.lake import CandleStore, MergeResult, is_synthetic
+from coin_hts_pipelines.lake import CandleStore, is_synthetic
+from coin_hts_pipelines.lake.collector import Collector, PagedSource
 from coin_hts_pipelines.lake.sources import CandleSource, StoredSource
 from coin_hts_pipelines.market import Span, Timeframe, count_gaps, parse_span
 from coin_hts_pipelines.market.candles import candle_arrays, find_violations
@@ -78,7 +82,7 @@ def _problems(frame: pd.DataFrame, timeframe: Timeframe, year: int) -> dict[str,
     gaps = count_gaps(frame, timeframe)
     if gaps.missing:
         problems["gaps"] = f"{gaps.missing} bars missing in {gaps.gaps} gaps, first {', '.join(gaps.first)}"
-    now = datetime.now(UTC)
+    now = clock.now()
     latest_closed = timeframe.floor(now) - timeframe.delta
     if year == now.year and latest_closed.year == year and frame["timestamp"].iloc[-1] < latest_closed:
         problems["freshness"] = (
@@ -87,31 +91,68 @@ def _problems(frame: pd.DataFrame, timeframe: Timeframe, year: int) -> dict[str,
     return problems
 
 
-def _merge(
-    store: CandleStore, source: CandleSource, symbol: str, timeframe: Timeframe, year: int, span: Span
-) -> MergeResult:
-    clipped = _clip(span, year)
-    if clipped is None:
-        raise NoCandles(f"{symbol} {timeframe}: {year} is outside the span asked for")
-    candles = source.fetch(symbol, timeframe, clipped)
-    if candles.empty:
-        raise NoCandles(f"source {source.name} has no {timeframe} candles of {symbol} in {year}")
-    return store.merge(symbol, timeframe, candles, source=source.name)
+@dataclass(frozen=True)
+class Brought:
+    """What came into the store: new and changed rows, synthetic years that went, and whether real ones were kept."""
+
+    added: int = 0
+    changed: int = 0
+    replaced_synthetic_years: tuple[int, ...] = ()
+    kept_real: bool = False
+
+
+Bring = Callable[[str, int, Span], Brought]
+
+
+def bring_stored(store: CandleStore, source: CandleSource, timeframe: Timeframe) -> Bring:
+    """Bring what a source has at once."""
+
+    def bring(symbol: str, year: int, span: Span) -> Brought:
+        candles = source.fetch(symbol, timeframe, span)
+        if candles.empty:
+            raise NoCandles(f"source {source.name} has no {timeframe} candles of {symbol} in {year}")
+        merged = store.merge(symbol, timeframe, candles, source=source.name)
+        write = next((write for write in merged.writes if write.year == year), None)
+        return Brought(
+            write.added if write else 0,
+            write.changed if write else 0,
+            merged.replaced_synthetic_years,
+            merged.kept_real,
+        )
+
+    return bring
+
+
+def bring_missing(collector: Collector, timeframe: Timeframe, cancelled: Callable[[], bool]) -> Bring:
+    """Bring what is missing from an exchange."""
+
+    def bring(symbol: str, year: int, span: Span) -> Brought:  # noqa: ARG001 - the span is the year's
+        done = collector.collect(symbol, timeframe, span, cancelled=cancelled)
+        return Brought(done.added, done.changed, tuple(sorted(done.replaced_synthetic_years)))
+
+    return bring
 
 
 def load_year(
-    store: CandleStore, source: CandleSource | None, symbol: str, timeframe: Timeframe, year: int, span: Span
+    store: CandleStore, bring: Bring | None, symbol: str, timeframe: Timeframe, year: int, span: Span
 ) -> tuple[Done, tuple[int, ...]]:
-    """Bring one year of one symbol into the store; `source` None checks what lies there already.
+    """Bring one year of one symbol into the store; `bring` None checks what lies there already.
 
     Returns the partition's metadata and the synthetic years that real candles displaced.
     """
     started = time.perf_counter()
-    merged = MergeResult() if source is None else _merge(store, source, symbol, timeframe, year, span)
+    brought = Brought()
+    if bring is not None:
+        clipped = _clip(span, year)
+        if clipped is None:
+            raise NoCandles(f"{symbol} {timeframe}: {year} is outside the span asked for")
+        brought = bring(symbol, year, clipped)
+    if bring is not None and year not in store.years(symbol, timeframe):
+        note = "the exchange has no candles in this year"
+        return Done({"dagster/row_count": 0, "note": note}), brought.replaced_synthetic_years
     frame = store.read_year(symbol, timeframe, year)
     origin = store.source_of(symbol, timeframe) or "unknown"
     gaps = count_gaps(frame, timeframe)
-    write = next((write for write in merged.writes if write.year == year), None)
     metadata = {
         "dagster/row_count": len(frame),
         "first": dg.MetadataValue.timestamp(frame["timestamp"].iloc[0].to_pydatetime()),
@@ -120,13 +161,13 @@ def load_year(
         "longest_gap_bars": gaps.longest,
         "source": origin,
         "synthetic": is_synthetic(origin),
-        "added_rows": write.added if write else 0,
-        "changed_rows": write.changed if write else 0,
+        "added_rows": brought.added,
+        "changed_rows": brought.changed,
         "candles_digest": store.digest(symbol, timeframe, year),
         "seconds": round(time.perf_counter() - started, 4),
-        **({"note": "real candles are kept; synthetic ones are never mixed in"} if merged.kept_real else {}),
+        **({"note": "real candles are kept; synthetic ones are never mixed in"} if brought.kept_real else {}),
     }
-    return Done(metadata, _problems(frame, timeframe, year)), merged.replaced_synthetic_years
+    return Done(metadata, _problems(frame, timeframe, year)), brought.replaced_synthetic_years
 
 
 def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
@@ -155,21 +196,25 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         config: CandleConfig,
         lake: LakeResource,
+        catalog: CatalogResource,
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[Recorded]:
         store = lake.candles
         with never_retried():
             span, opened = config.span, config.open(lake.root)
-        source = None if isinstance(opened, StoredSource) else opened
+        live = opened.name.startswith("exchange:")
+        collector = Collector(cast(PagedSource, opened), store, Coverage(catalog.database)) if live else None
+        at_once = None if live or isinstance(opened, StoredSource) else bring_stored(store, opened, timeframe)
 
         def work(symbol: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:
             outcomes: dict[str, Outcome] = {}
+            bring = bring_missing(collector, timeframe, cancelled) if collector is not None else at_once
             for key in keys:
                 if cancelled():
                     raise Cancelled(f"{symbol} was cancelled")
                 try:
                     year = int(split_key(key)[1])
-                    outcomes[key], _ = load_year(store, source, symbol, timeframe, year, span)
+                    outcomes[key], _ = load_year(store, bring, symbol, timeframe, year, span)
                 except Exception as error:
                     outcomes[key] = error
             return outcomes

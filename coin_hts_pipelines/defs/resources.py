@@ -6,6 +6,7 @@ from typing import Any
 
 from dagster import ConfigurableResource
 
+from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.errors import InvalidRequest
@@ -117,4 +118,9 @@ def open_source(name: str, path: Path | None, store_root: Path) -> CandleSource:
         if path is None or path.resolve() == store_root.resolve():
             return StoredSource(CandleStore(store_root))
         return FilesSource(path)
-    raise InvalidRequest(f"source {name!r} is unknown; accepted: sample, files")
+    kind, _, exchange = name.partition(":")
+    if kind == "exchange" and exchange:
+        from coin_hts_pipelines.lake.sources.exchange import ExchangeSource  # noqa: PLC0415 - only who fetches needs it
+
+        return ExchangeSource(exchange, get_settings().exchange_url, clock.now)
+    raise InvalidRequest(f"source {name!r} is unknown; accepted: sample, files, exchange:NAME such as exchange:upbit")

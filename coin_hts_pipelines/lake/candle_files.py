@@ -22,6 +22,11 @@ def is_synthetic(source: str) -> bool:
     return source.split(":", maxsplit=1)[0] == "sample"
 
 
+def is_resampled(source: str) -> bool:
+    """Whether every part of a source (`resampled:1H`) is made of finer candles of the same store."""
+    return all(part.startswith("resampled:") for part in source.split("+"))
+
+
 def join_sources(*sources: str) -> str:
     """Name several sources as one, `exchange:upbit+files`."""
     return "+".join(sorted({part for source in sources for part in source.split("+")}))

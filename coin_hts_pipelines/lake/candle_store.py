@@ -21,6 +21,7 @@ from coin_hts_pipelines.lake.candle_files import (
     candle_table,
     candles_digest,
     candles_in,
+    is_resampled,
     is_synthetic,
     join_sources,
     merge_counted,
@@ -300,7 +301,13 @@ class CandleStore:
             merged = {}
             for year, part in parts.items():
                 replaced = year not in stored or (is_synthetic(stored[year]) and not is_synthetic(source))
-                merged[year] = (None if replaced else self._read(*key, [year], Span()), part)
+                old = None if replaced else self._read(*key, [year], Span())
+                # Bars that were fetched win over ones made of finer candles, whoever comes first.
+                kept = old is not None and is_resampled(source) and not is_resampled(stored[year])
+                merged[year] = (
+                    old,
+                    part[~part["timestamp"].isin(old["timestamp"])] if old is not None and kept else part,
+                )
             removed = []
             if not is_synthetic(source):
                 removed = [year for year, origin in stored.items() if is_synthetic(origin)]

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.database import driver_url
+from coin_hts_pipelines.catalog.models import Base
 
 
 @pytest.fixture(scope="session")
@@ -43,4 +44,5 @@ def database(_migrated: Database) -> Iterator[Database]:
     """A migrated catalog without rows."""
     yield _migrated
     with _migrated.session() as session:
-        session.execute(sa.text("TRUNCATE catalog.presets, catalog.results, catalog.tasks, catalog.dead_letters"))
+        names = ", ".join(str(table) for table in Base.metadata.sorted_tables)
+        session.execute(sa.text(f"TRUNCATE {names}"))

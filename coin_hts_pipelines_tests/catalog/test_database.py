@@ -25,7 +25,8 @@ from coin_hts_pipelines.catalog.models import SCHEMA, Base
 DRIVER = "postgresql+psycopg2"
 
 
-TABLES = {"alembic_version", "presets", "results", "tasks", "dead_letters"}
+FIRST_TABLES = {"alembic_version", "presets", "results"}
+TABLES = {*FIRST_TABLES, "tasks", "dead_letters", "coverage", "symbols"}
 
 
 def tables(database: Database) -> set[str]:
@@ -54,13 +55,13 @@ def test_up_down_and_up_again(new_database: Callable[[], str]) -> None:
 def test_tasks_come_and_go_with_their_migration(new_database: Callable[[], str]) -> None:
     database = Database(new_database())
     database.upgrade("0002")
-    assert tables(database) == TABLES - {"tasks", "dead_letters"}
+    assert tables(database) == FIRST_TABLES
     insert(database, "results", RESULT)
     database.upgrade()
     insert(database, "tasks", QUEUED)
     insert(database, "dead_letters", LETTER)
     database.downgrade("0002")
-    assert tables(database) == TABLES - {"tasks", "dead_letters"}
+    assert tables(database) == FIRST_TABLES
     with database.session() as session:
         assert session.scalar(sa.text("SELECT count(*) FROM catalog.results")) == 1
     database.dispose()

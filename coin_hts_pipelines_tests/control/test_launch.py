@@ -175,4 +175,6 @@ def test_a_run_that_cannot_begin_fails_its_keys(instance: dg.DagsterInstance) ->
         launcher.register(SYMBOLS, ["KRW-BTC"])
         outcome = launcher.run_symbol_years("candles_1d", [("KRW-BTC", 2024)], {"source": "moon"})
     assert outcome.good == []
-    assert outcome.bad == {"KRW-BTC|2024": "source 'moon' is unknown; accepted: sample, files"}
+    assert outcome.bad == {
+        "KRW-BTC|2024": "source 'moon' is unknown; accepted: sample, files, exchange:NAME such as exchange:upbit"
+    }

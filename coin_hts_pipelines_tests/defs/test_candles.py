@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from coin_hts_pipelines import InvalidCandles, InvalidRequest, NoCandles
-from coin_hts_pipelines.defs.candles import CHECKS, CandleConfig, _problems, load_year
+from coin_hts_pipelines.defs.candles import CHECKS, CandleConfig, _problems, bring_stored, load_year
 from coin_hts_pipelines.defs.partitioned_work import Done
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.lake.sources import CandleSource, FilesSource, SampleSource, StoredSource
@@ -41,7 +41,8 @@ def files(tmp_path: Path) -> FilesSource:
 
 
 def load(store: CandleStore, source: CandleSource | None, year: int, span: Span = EVER) -> Done:
-    return load_year(store, source, "KRW-BTC", Timeframe.D1, year, span)[0]
+    bring = None if source is None else bring_stored(store, source, Timeframe.D1)
+    return load_year(store, bring, "KRW-BTC", Timeframe.D1, year, span)[0]
 
 
 def test_a_year_of_samples(store: CandleStore, sample: SampleSource) -> None:
@@ -109,7 +110,7 @@ def test_samples_are_never_put_beside_real_candles(
 def test_real_candles_displace_samples(store: CandleStore, files: FilesSource, sample: SampleSource) -> None:
     for year in (2022, 2023, 2024):
         load(store, sample, year)
-    done, displaced = load_year(store, files, "KRW-BTC", Timeframe.D1, 2024, EVER)
+    done, displaced = load_year(store, bring_stored(store, files, Timeframe.D1), "KRW-BTC", Timeframe.D1, 2024, EVER)
     assert done.metadata["source"] == "files"
     assert set(displaced) == {2022, 2023, 2024}
     assert store.years("KRW-BTC", "1D") == [2024]

@@ -38,18 +38,27 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.mark.parametrize(
-    ("name", "cron"),
-    [("refresh_candles_1d_schedule", "5 9 * * *"), ("refresh_candles_1h_schedule", "2 * * * *")],
+    ("timeframe", "environment", "cron"),
+    [
+        ("1d", {}, "5 0 * * *"),
+        ("1d", {"COIN_HTS_DAILY_AT": "01:30"}, "30 1 * * *"),
+        ("1h", {}, "2 * * * *"),
+        ("5m", {}, "*/5 * * * *"),
+        ("1m", {}, "*/5 * * * *"),
+        ("1w", {"COIN_HTS_TIMEFRAMES": "1W"}, "2 * * * *"),
+        ("4h", {"COIN_HTS_TIMEFRAMES": "4H"}, "2 * * * *"),
+    ],
 )
-def test_days_are_refreshed_when_upbits_day_turns_and_hours_every_hour(name: str, cron: str) -> None:
-    schedule = schedules()[name]
-    assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, "Asia/Seoul")
-    assert schedule.job.name == name.removesuffix("_schedule")
+def test_candles_are_refreshed_soon_after_they_close(
+    monkeypatch: pytest.MonkeyPatch, timeframe: str, environment: dict[str, str], cron: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    forget_settings()
+    schedule = schedules()[f"refresh_candles_{timeframe}_schedule"]
+    assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, "UTC")
+    assert schedule.job.name == f"refresh_candles_{timeframe}"
     assert schedule.description
-
-
-def test_minutes_have_no_schedule() -> None:
-    assert sorted(schedules("refresh")) == ["refresh_candles_1d_schedule", "refresh_candles_1h_schedule"]
 
 
 @pytest.mark.parametrize(
