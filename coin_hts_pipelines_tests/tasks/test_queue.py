@@ -84,7 +84,7 @@ TRANSITIONS: dict[str, tuple[Any, dict[str, tuple[Any, str]]]] = {
         Signal.LOST,
         {"running": (Signal.GO_ON, "running"), "cancelling": (Signal.CANCEL, "running")},
     ),
-    "complete": (False, {"running": (True, "completed")}),
+    "complete": (False, {"running": (True, "completed"), "completed": (True, "completed")}),
     "fail": (None, {"running": ("failed", "failed"), "cancelling": ("cancelled", "cancelled")}),
     "time out": (None, {"running": ("failed", "failed"), "cancelling": ("cancelled", "cancelled")}),
     "fail for now": (None, {"running": ("queued", "queued"), "cancelling": ("cancelled", "cancelled")}),
@@ -120,7 +120,13 @@ TRANSITIONS: dict[str, tuple[Any, dict[str, tuple[Any, str]]]] = {
 }
 STATES = ("queued", "claimed", "running", "cancelling", "completed", "failed", "cancelled")
 # Allowed, and yet nothing of the task itself changes.
-LEAVES_AS_IT_IS = {("cancel", "cancelling"), ("cancel", "cancelled"), ("retry", "failed"), ("retry", "cancelled")}
+LEAVES_AS_IT_IS = {
+    ("complete", "completed"),
+    ("cancel", "cancelling"),
+    ("cancel", "cancelled"),
+    ("retry", "failed"),
+    ("retry", "cancelled"),
+}
 
 
 @pytest.mark.parametrize("state", STATES)
