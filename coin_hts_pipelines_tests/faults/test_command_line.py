@@ -48,9 +48,7 @@ def check(instance: Instance, symbol: str) -> None:
     request = BacktestRequest("volume_zone_breakout", PARAMS, exits=Exits(stop_loss=0.05))
     direct = run_backtest(candles, request)
     result = json.loads(project.coin_hts(task, "result", status["id"], "--json").stdout)
-    assert result["manifest"]["figures"]["portfolio_total_return"] == pytest.approx(
-        direct.metrics["total_return"], rel=1e-12
-    )
+    assert result["manifest"]["figures"]["total_return"] == pytest.approx(direct.metrics["total_return"], rel=1e-12)
     trades = project.coin_hts(task, "result", status["id"], "--symbol", symbol, "--table", "trades", "--format", "csv")
     assert trades.returncode == 0, trades.stderr
     read = pd.read_csv(io.StringIO(trades.stdout))
