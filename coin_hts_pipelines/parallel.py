@@ -19,7 +19,7 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def _interrupts_later() -> Iterator[None]:
+def interrupts_later() -> Iterator[None]:
     """Hold back SIGINT and SIGTERM: raised while a thread is being started they break the locks of `threading`."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -74,7 +74,7 @@ def run_parallel(
     results: dict[int, R | Exception] = {}
     looked = time.monotonic()
     try:
-        with _interrupts_later():
+        with interrupts_later():
             for number in range(min(max(1, threads), len(items))):
                 threading.Thread(target=worker, name=f"work_{number}").start()
         while len(results) < len(items):

@@ -87,6 +87,7 @@ class TaskRow(Base):
     name: Mapped[str | None]
     idempotency_key: Mapped[str | None]
     request: Mapped[dict[str, Any]]
+    backtests: Mapped[int]
     state: Mapped[str]
     progress: Mapped[float]
     symbols_done: Mapped[int]
@@ -115,6 +116,7 @@ class TaskRow(Base):
         CheckConstraint("state IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
         CheckConstraint("symbols_done >= 0", name="symbols_done"),
+        CheckConstraint("backtests >= 1", name="backtests"),
         CheckConstraint("attempts BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="attempts"),
         CheckConstraint("timeout_seconds > 0", name="timeout_seconds"),
         CheckConstraint("error_kind IN ('permanent', 'transient', 'timeout', 'lost')", name="error_kind"),

@@ -85,6 +85,16 @@ def say_task(task: Task, as_json: bool, text: str) -> None:
     """Print a task that a command has made or changed."""
     # Not `cli.output`, which costs a submission a tenth of a second.
     click.echo(json.dumps(status_document(task), indent=2, ensure_ascii=False) if as_json else text)
+    if task.state == "queued":
+        warn_without_daemon()
+
+
+def warn_without_daemon() -> None:
+    """Say on standard error if nothing will start a queued task."""
+    from coin_hts_pipelines.control.tasks import is_daemon_silent, open_queue  # noqa: PLC0415
+
+    if is_daemon_silent(open_queue().database):
+        click.echo("no daemon is at work: queued tasks wait until `make up` (coin-hts up) starts one", err=True)
 
 
 def queued_text(task: Task, *more: str) -> str:

@@ -11,7 +11,7 @@ import click
 
 from coin_hts_pipelines.cli import FAILED_WORK, INTERRUPTED
 from coin_hts_pipelines.cli.options import json_option
-from coin_hts_pipelines.cli.task import open_tasks, status_document
+from coin_hts_pipelines.cli.task import open_tasks, status_document, warn_without_daemon
 from coin_hts_pipelines.cli.task_show import done_text, reason_text, state_text
 from coin_hts_pipelines.errors import InvalidRequest, PermanentError, TransientError
 
@@ -44,6 +44,8 @@ def watch(task_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> in
 def _watch(task_ids: Sequence[str], timeout: float | None, as_json: bool) -> int:
     queue = open_tasks()
     tasks = _chosen(queue, task_ids)
+    if any(task.state == "queued" for task in tasks):
+        warn_without_daemon()
     deadline = None if timeout is None else time.monotonic() + timeout
     with _view(len(tasks), as_json) as view:
         tasks = _follow(queue, tasks, deadline, view)

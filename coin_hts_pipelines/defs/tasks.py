@@ -26,6 +26,11 @@ from coin_hts_pipelines.tasks.task import Claim, Task
 from coin_hts_pipelines.tasks.worker import TaskWorker
 
 ASSET = "backtest_task"
+# Of a task of one symbol, under the names the backtest assets have.
+_KEY_FIGURES = {
+    **{f"study_{name}": f"study_{name}" for name in ("samples", "win_rate", "avg_return")},
+    **{name: f"portfolio_{name}" for name in ("trades", "total_return", "max_drawdown", "sharpe")},
+}
 # Progress of a long task is an event at each quarter.
 _STEPS = 4
 
@@ -41,11 +46,13 @@ def task_metadata(stored: StoredTask, *, chart: bool) -> dict[str, Any]:
     manifest = stored.manifest
     lone = manifest.symbols[0] if len(manifest.symbols) == 1 else None
     figures = {name: value for name, value in manifest.figures.items() if not _is_undefined(value)}
+    key_figures = {shown: figures[name] for name, shown in _KEY_FIGURES.items() if name in figures}
     equity = stored.folder / lone / "equity.parquet" if lone else None
     return {
         **({"name": manifest.request["name"]} if manifest.request["name"] else {}),
         "dagster/row_count": manifest.bars,
         "totals": dg.MetadataValue.json(manifest.totals),
+        **key_figures,
         **({"figures": dg.MetadataValue.json(figures)} if figures else {}),
         "candles": manifest.candle_source,
         "synthetic": manifest.synthetic,

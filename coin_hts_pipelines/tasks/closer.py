@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from coin_hts_pipelines.errors import Cancelled, CoinHtsError, PermanentError, TransientError
-from coin_hts_pipelines.parallel import _interrupts_later as interrupts_later
+from coin_hts_pipelines.parallel import interrupts_later
 from coin_hts_pipelines.results.task_store import Superseded, TaskManifest, TaskStore
 from coin_hts_pipelines.tasks.reporter import Failure, Job, Reason, Reporter, Tell
 

@@ -115,6 +115,11 @@ class TaskRequest:
         draw_rows(self.backtest, firsts, sampling)
         return math.prod(map(_count, self.grid.values()))
 
+    @property
+    def backtests(self) -> int:
+        """Combinations x symbols."""
+        return self.combinations * len(self.symbols)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form; `from_dict` reads it back."""
         grid = {name: asdict(v) if isinstance(v, Between) else list(v) for name, v in self.grid.items()}
@@ -277,14 +282,15 @@ class Claim:
 class Task:
     """A task as the catalog knows it; times are aware, `progress` 0..1, `queue_position` from 1 for queued ones.
 
-    `document` is the JSON form of the request as it was submitted. `error` is of the last attempt that failed, so a
-    queued task may have one. `cleaned_at` is when the clean-up removed its files.
+    `document` is the JSON form of the request as it was submitted, `backtests` its combinations x symbols. `error` is
+    of the last attempt that failed, so a queued task may have one. `cleaned_at` is when the clean-up removed its files.
     """
 
     id: str
     name: str | None
     state: State
     document: Mapping[str, Any]
+    backtests: int
     progress: float
     symbols_done: int
     attempts: int

@@ -30,8 +30,7 @@ from coin_hts_pipelines.errors import Cancelled, CoinHtsError, NoCandles, Perman
 from coin_hts_pipelines.lake import CandleStore, is_synthetic
 from coin_hts_pipelines.lake.candle_files import UNKNOWN_SOURCE
 from coin_hts_pipelines.market import Timeframe, validated_arrays
-from coin_hts_pipelines.parallel import _interrupts_later as interrupts_later
-from coin_hts_pipelines.parallel import run_parallel
+from coin_hts_pipelines.parallel import interrupts_later, run_parallel
 from coin_hts_pipelines.results.task_store import Superseded, TaskDirectory, TaskStore
 from coin_hts_pipelines.tasks.closer import Closer, Export
 from coin_hts_pipelines.tasks.reporter import Failure, Job, Outcome, Queue, Reporter

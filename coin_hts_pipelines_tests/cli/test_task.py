@@ -33,6 +33,9 @@ __all__ = ["_migrated", "database", "new_database"]
 SYMBOLS = ("KRW-BTC", "KRW-ETH", "KRW-XRP")
 LINE = "submit --strategy volume_long_candle --symbols KRW-BTC"
 
+# No daemon runs in these tests.
+NO_DAEMON = "no daemon is at work: queued tasks wait until `make up` (coin-hts up) starts one\n"
+
 
 class Said:
     """What `coin-hts task` printed and its exit status."""
@@ -111,7 +114,7 @@ def stored(queue: TaskQueue) -> Task:
 def test_the_id_the_state_and_the_next_step(say: Say, queue: TaskQueue) -> None:
     said = say(LINE)
     task = stored(queue)
-    assert (said.status, said.err) == (0, "")
+    assert (said.status, said.err) == (0, NO_DAEMON)
     assert said.out.splitlines() == [f"{task.id}  queued", f"next: coin-hts task watch {task.id}"]
     assert task.document == TaskRequest(BacktestRequest("volume_long_candle"), ("KRW-BTC",)).to_dict()
     assert gc.isenabled()

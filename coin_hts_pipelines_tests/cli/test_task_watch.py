@@ -23,7 +23,7 @@ from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.tasks import TaskQueue, TaskWorker
 from coin_hts_pipelines.tasks.task import Claim
 from coin_hts_pipelines_tests.candle_maker import random_walk
-from coin_hts_pipelines_tests.cli.test_task import Say, _migrated, database, home, new_database, queue, say
+from coin_hts_pipelines_tests.cli.test_task import NO_DAEMON, Say, _migrated, database, home, new_database, queue, say
 from coin_hts_pipelines_tests.conftest import BIN, Project
 from coin_hts_pipelines_tests.tasks.task_maker import request
 from coin_hts_pipelines_tests.tasks.test_schemas import validator
@@ -62,7 +62,7 @@ def test_a_line_a_change_of_state_or_a_tenth_of_progress(say: Say, queue: TaskQu
         lambda: queue.complete(claims[0], "/results/1"),
     )
     said = say(f"watch {task.id[-8:]}")
-    assert (said.status, said.err) == (0, "")
+    assert (said.status, said.err) == (0, NO_DAEMON)
     *lines, last = said.out.splitlines()
     assert last == f"next: coin-hts task result {task.id}"
     assert [line.split(maxsplit=4)[:4] for line in lines] == [
@@ -137,7 +137,7 @@ def test_no_longer_than_it_was_told(say: Say, queue: TaskQueue) -> None:
     task = queue.submit(request())
     for line, out in (("", f"{task.id}    0%  0/1 symbols  queued, place 1 in the line\n"), ("--json", None)):
         said = say(f"watch {task.id} --timeout 0.2 {line}")
-        assert (said.status, said.err) == (1, "1 of 1 tasks not ended within 0.2 s; they go on\n")
+        assert (said.status, said.err) == (1, NO_DAEMON + "1 of 1 tasks not ended within 0.2 s; they go on\n")
         if out is None:
             assert [one["state"] for one in said.conforming("task_status")] == ["queued"]
         else:
@@ -156,7 +156,7 @@ def test_a_task_that_is_gone(say: Say, queue: TaskQueue, between: Any) -> None:
 
     between(remove)
     said = say(f"watch {task.id}")
-    assert (said.status, said.err) == (1, f"error: task {task.id} is not in the catalog any more\n")
+    assert (said.status, said.err) == (1, NO_DAEMON + f"error: task {task.id} is not in the catalog any more\n")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_from_submit_to_result(stocked: Project, own: TaskQueue) -> None:
     said = stocked.coin_hts(
         "task", "submit", "--strategy", "volume_long_candle", "--symbols", "all", "--param", "body_pct=0.005", "--json"
     )
-    assert (said.returncode, said.stderr) == (0, "")
+    assert (said.returncode, said.stderr) == (0, NO_DAEMON)
     task_id = own.list()[0].id
     watching = Watching(stocked, task_id)
     watching.out.wait("queued, place 1 in the line")
@@ -283,7 +283,7 @@ def test_ctrl_c_ends_the_looking_and_not_the_task(stocked: Project, own: TaskQue
     watching.process.send_signal(signal.SIGINT)
     assert watching.end() == 130
     watching.err.wait("interrupted; the tasks go on")
-    assert watching.err.seen == ["interrupted; the tasks go on"]
+    assert watching.err.seen == [NO_DAEMON.strip(), "interrupted; the tasks go on"]
     assert own.get(task.id).state == "queued"
 
 
@@ -301,7 +301,7 @@ def test_a_catalog_that_goes_away_and_comes_back(stocked: Project, own: TaskQueu
     own.cancel(task.id, "enough")
     assert watching.end() == 1
     watching.out.wait(f"{task.id}  cancelled: enough")
-    first, second = watching.err.seen
+    _, first, second = watching.err.seen
     assert first.startswith("Postgres at ")
     assert first.endswith("; trying again")
     assert second == "the catalog answers again"

@@ -87,6 +87,8 @@ def test_a_task_is_a_partition_with_its_request_figures_digests_and_links(
     assert metadata["dagster/row_count"] == 200
     assert metadata["result_digest"] == stored.manifest.result_digest
     assert metadata["figures"].items() <= stored.manifest.figures.items()
+    assert metadata["portfolio_total_return"] == stored.manifest.figures["total_return"]
+    assert metadata["study_samples"] == stored.manifest.figures["study_samples"]
     assert metadata["path"] == str(stored.folder)
     assert metadata["page"] == f"http://127.0.0.1:3000/assets/backtest_task?view=partitions&partition={task_id}"
     assert metadata["synthetic"] is True

@@ -10,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from coin_hts_pipelines import InvalidRequest, TransientError
+from coin_hts_pipelines.backtest import BacktestRequest
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.tasks import queue as queue_module
 from coin_hts_pipelines.tasks.dead_letters import DeadLetters
 from coin_hts_pipelines.tasks.queue import TaskQueue
-from coin_hts_pipelines.tasks.task import Claim, Signal
+from coin_hts_pipelines.tasks.task import Claim, Signal, TaskRequest
 from coin_hts_pipelines_tests.tasks.task_maker import claim_one, request, row_of, running, set_back
 
 LATE = {"heartbeat_older_than": 60, "unstarted_older_than": 60}
@@ -84,7 +85,7 @@ TRANSITIONS: dict[str, tuple[Any, dict[str, tuple[Any, str]]]] = {
         Signal.LOST,
         {"running": (Signal.GO_ON, "running"), "cancelling": (Signal.CANCEL, "running")},
     ),
-    "complete": (False, {"running": (True, "completed")}),
+    "complete": (False, {"running": (True, "completed"), "completed": (True, "completed")}),
     "fail": (None, {"running": ("failed", "failed"), "cancelling": ("cancelled", "cancelled")}),
     "time out": (None, {"running": ("failed", "failed"), "cancelling": ("cancelled", "cancelled")}),
     "fail for now": (None, {"running": ("queued", "queued"), "cancelling": ("cancelled", "cancelled")}),
@@ -120,7 +121,13 @@ TRANSITIONS: dict[str, tuple[Any, dict[str, tuple[Any, str]]]] = {
 }
 STATES = ("queued", "claimed", "running", "cancelling", "completed", "failed", "cancelled")
 # Allowed, and yet nothing of the task itself changes.
-LEAVES_AS_IT_IS = {("cancel", "cancelling"), ("cancel", "cancelled"), ("retry", "failed"), ("retry", "cancelled")}
+LEAVES_AS_IT_IS = {
+    ("complete", "completed"),
+    ("cancel", "cancelling"),
+    ("cancel", "cancelled"),
+    ("retry", "failed"),
+    ("retry", "cancelled"),
+}
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -553,3 +560,37 @@ def test_a_bad_claim_limit(queue: TaskQueue, limit: int) -> None:
 def test_a_database_that_is_gone_is_transient(queue: TaskQueue) -> None:
     with pytest.raises(TransientError, match="cannot be reached"):
         TaskQueue(Database("postgresql://user@127.0.0.1:1/x")).submit(request())
+
+
+# ---- which tasks share a run
+
+
+def sweep_of(combinations: int) -> TaskRequest:
+    grid = {"vol_ma_window": {"low": 2, "high": combinations + 1, "step": 1}}
+    return TaskRequest(BacktestRequest("volume_long_candle"), ("KRW-BTC",), grid=grid)
+
+
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        ([1, 1, 1], [[1, 1, 1]]),
+        ([150, 1, 1], [[150, 1], [1]]),
+        ([151, 1], [[151], [1]]),
+        ([1, 200, 1], [[1], [200], [1]]),
+        ([200, 200], [[200], [200]]),
+        ([75, 76, 1], [[75, 76], [1]]),
+        ([1] * 5, [[1, 1, 1, 1], [1]]),
+    ],
+    ids=str,
+)
+def test_tasks_share_a_run_up_to_so_many_backtests(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch, line: list[int], runs: list[list[int]]
+) -> None:
+    monkeypatch.setattr(queue_module, "BACKTESTS_A_RUN", 151)
+    for count in line:
+        assert queue.submit(sweep_of(count) if count > 1 else request()).backtests == count
+    claimed = [
+        [claim.request.backtests for claim in queue.claim(4, run_key=f"key-{number}")] for number in range(len(runs))
+    ]
+    assert claimed == runs
+    assert queue.claim(4, run_key="none") == []
