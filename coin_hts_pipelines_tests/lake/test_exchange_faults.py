@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from coin_hts_pipelines.errors import CoinHtsError
 from coin_hts_pipelines.lake import CandleStore
-from coin_hts_pipelines.lake.sources.exchange import Backoff, ExchangeSource
+from coin_hts_pipelines.lake.sources.calls import Backoff
+from coin_hts_pipelines.lake.sources.exchange import ExchangeSource
 from coin_hts_pipelines.lake.sources.pages import BEGINNING, BadPageError, UpbitPager
 from coin_hts_pipelines.market import Span, Timeframe
 from coin_hts_pipelines_tests.fake_upbit import FakeUpbit, Fault, Kind, ManualClock, MarketStore, made_candles

@@ -1,14 +1,17 @@
 """The exchange source against the fake Upbit: what it asks for, what it hands on, what it makes of refusals."""
 
 import itertools
+import re
 import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
+import ccxt
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 
 from coin_hts_pipelines.errors import (
     Cancelled,
@@ -18,8 +21,9 @@ from coin_hts_pipelines.errors import (
     PermanentError,
     TransientError,
 )
-from coin_hts_pipelines.lake.sources.exchange import Backoff, ExchangeSource, Page
-from coin_hts_pipelines.lake.sources.exchange_client import Market
+from coin_hts_pipelines.lake.sources.calls import Backoff
+from coin_hts_pipelines.lake.sources.exchange import ExchangeSource, Page
+from coin_hts_pipelines.lake.sources.exchange_client import Market, _note_answer
 from coin_hts_pipelines.lake.sources.pages import CcxtPager
 from coin_hts_pipelines.lake.sources.rate_limit import RateLimiter
 from coin_hts_pipelines.market import Span, Timeframe, validate_candles
@@ -421,6 +425,37 @@ def test_a_consumer_that_stops_leaves_no_thread_at_work(server):
     # The fixture waits for the threads, one of which is in a pause of a minute.
 
 
+def test_a_doubtful_answer_is_confirmed_when_nobody_else_is_asking(made):
+    with FakeUpbit(MarketStore(), clock=ManualClock(NOW)) as server:
+        server.market.put("KRW-BTC", "1M", made[made["timestamp"] < pd.Timestamp(NOW - timedelta(minutes=5))])
+        server.faults.add(Fault(Kind.LATENCY, skip=1, seconds=0.3))
+        source = open_source(server, in_flight=2)
+        list(source.pages("KRW-BTC", Timeframe.M1, Span(NOW - timedelta(minutes=300), None)))
+        assert [request.params["count"] for request in server.requests[:2]].count("1") == 0
+        assert server.requests[2].params["count"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "kind"),
+    [
+        ("ExchangeError", requests.exceptions.ContentDecodingError("broken gzip"), TransientError),
+        ("ExchangeError", requests.exceptions.SSLError("handshake"), TransientError),
+        ("ExchangeError", requests.exceptions.TooManyRedirects("in circles"), PermanentError),
+        ("ExchangeError", requests.exceptions.InvalidURL("no host"), PermanentError),
+        ("ExchangeError", None, PermanentError),
+        ("BadSymbol", None, PermanentError),
+        ("AuthenticationError", None, PermanentError),
+        ("NetworkError", ConnectionResetError("reset"), TransientError),
+        ("RequestTimeout", requests.exceptions.ReadTimeout("slow"), TransientError),
+        ("DDoSProtection", None, TransientError),
+        ("OnMaintenance", None, TransientError),
+    ],
+)
+def test_what_ccxt_s_errors_are(source, error, cause, kind):
+    with pytest.raises(kind, match=re.escape(str(cause or "said so"))), source._client.errors():
+        raise getattr(ccxt, error)("said so") from cause
+
+
 # ---- rate limit
 
 
@@ -442,16 +477,16 @@ class Frozen:
 
 
 @pytest.mark.parametrize(
-    ("per_second", "fault", "free"),
+    ("per_second", "fault", "free", "seconds"),
     [
-        (10, None, 9),
-        (4, None, 3),  # the server says that only three are left
-        (1, None, 0),
-        (10, Fault(Kind.STATUS, status=429), 0),
-        (10, Fault(Kind.STATUS, status=418), 0),
+        (10, None, 9, 1.05),
+        (4, None, 3, 1.05),  # the server says that only three are left
+        (1, None, 0, 1.05),
+        (10, Fault(Kind.STATUS, status=429), 0, 1.0),
+        (10, Fault(Kind.STATUS, status=418), 0, 10.0),
     ],
 )
-def test_what_the_answer_says_about_the_limit_is_heeded(made, tmp_path, monkeypatch, per_second, fault, free):
+def test_what_the_answer_says_about_the_limit_is_heeded(made, tmp_path, monkeypatch, per_second, fault, free, seconds):
     # The limiter's clock stands still: how much is free does not depend on how fast this machine is.
     monkeypatch.setattr(RateLimiter.__init__, "__kwdefaults__", {"clock": Frozen()})
     with FakeUpbit(MarketStore(), limit=RateLimit(per_second, clock=Frozen())) as limited:
@@ -467,9 +502,17 @@ def test_what_the_answer_says_about_the_limit_is_heeded(made, tmp_path, monkeypa
         [path] = tmp_path.glob("*.rate")
         limiter = RateLimiter(path, source._client._limiter(source._client.ccxt).limits)
         taken = 0
-        while limiter.take() == 0.0:
+        while (wait := limiter.take()) == 0.0:
             taken += 1
         assert taken == free
+        assert wait >= seconds
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("7", 7.0), ("soon", 1.0), ("99999", 600.0)])
+def test_retry_after_is_heeded(tmp_path, said, seconds):
+    limiter = RateLimiter(tmp_path / "x.rate", (), clock=Frozen())
+    _note_answer(limiter, 429, {"Retry-After": said})
+    assert limiter.take() == seconds
 
 
 # ---- other exchanges

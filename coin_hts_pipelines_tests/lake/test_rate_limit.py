@@ -48,6 +48,14 @@ def test_ten_at_once_then_a_second_of_waiting(limiter, clock):
     assert limiter.take() == 0.0
 
 
+def test_the_wait_ends_when_the_oldest_of_ten_is_a_second_old(limiter, clock):
+    for _ in range(10):
+        assert limiter.take() == 0.0
+        clock.now += 0.1
+    clock.now -= 0.1
+    assert limiter.take() == pytest.approx(1.05 - 0.9)
+
+
 def test_six_hundred_in_any_minute_even_if_evenly_spread(limiter, clock):
     sent = []
     for _ in range(1500):

@@ -81,7 +81,7 @@ def open_pager(client: ExchangeClient) -> Pager:
 
 
 class UpbitPager:
-    """Upbit's candle endpoints, read raw: ccxt's `fetch_ohlcv` is several times slower and drops the turnover.
+    """Upbit's candle endpoints, read raw: ccxt's `fetch_ohlcv` drops the turnover and what lies before the window.
 
     Upbit gives the newest `count` candles before `to`, so an answer reaches back over bars without trades.
     """
