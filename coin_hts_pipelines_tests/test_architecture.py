@@ -14,7 +14,7 @@ PACKAGE = Path(coin_hts_pipelines.__file__).parent
 ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-RING_1 = ("market", "indicators", "strategies", "backtest", "errors", "parallel", "kernels")
+RING_1 = ("market", "indicators", "strategies", "backtest", "errors", "parallel", "kernels", "clock")
 RING_2 = ("lake", "results", "catalog", "tasks", "storage", "operations", "reports", "settings")
 
 # Imports every module of some rooms in an interpreter in which some packages do not exist.
