@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # Threads of a run are few here: the tests share their machine.
     monkeypatch.setenv("COIN_HTS_THREADS", "2")
     forget_settings()
+    before = dict(os.environ)
     yield tmp_path
+    # Commands that prepare the instance set variables of the process for Dagster.
+    os.environ.clear()
+    os.environ.update(before)
     forget_settings()
 
 
