@@ -375,7 +375,7 @@ try:
 finally:
     print("loaded:", sorted(set(HEAVY) & set(sys.modules)))
 """
-_OFF_THE_PATH = ("dagster", "dagster_postgres", "alembic", "boto3", "plotly", "rich")
+_OFF_THE_PATH = ("dagster", "dagster_postgres", "alembic", "boto3", "plotly", "rich", "numba")
 
 
 @pytest.mark.parametrize("json_too", [[], ["--json"]])
