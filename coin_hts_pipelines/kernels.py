@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from numba import njit
-
 F = TypeVar("F", bound=Callable[..., object])
+
+_uncompiled = False
+
+
+def leave_uncompiled() -> None:
+    """Leave kernels that are imported from now on the Python they are written in, and numba out.
+
+    For a command that runs none: a fifth of its time would go into importing numba.
+    """
+    global _uncompiled  # noqa: PLW0603 - of a process, before it imports anything else
+    _uncompiled = True
 
 
 def _compile(function: F, **options: Any) -> F:
+    if _uncompiled:
+        return function
+    from numba import njit  # noqa: PLC0415
+
     try:
         compiled: Any = njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     except RuntimeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from coin_hts_pipelines import cli
 from coin_hts_pipelines.backtest import BacktestRequest, Between, Costs, Exits, Regime, Sizing
 from coin_hts_pipelines.catalog import Database
-from coin_hts_pipelines.control.instance import instance_variables, open_database
+from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.control.tasks import open_queue
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.settings import get_settings
@@ -78,14 +79,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) ->
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COIN_HTS_DATABASE_URL", database.url.render_as_string(hide_password=False))
     forget()
-    for name in instance_variables(get_settings(), "postgresql://x/y"):
-        monkeypatch.delenv(name, raising=False)  # which brings it back as it was, whatever `prepare` sets
+    before = dict(os.environ)  # `prepare` sets variables of the process for Dagster
     store = CandleStore(tmp_path / "data")
     for seed, symbol in enumerate(SYMBOLS):
         store.merge(symbol, "1D", random_walk(250, seed), source="files")
     store.merge("KRW-HOUR", "1H", random_walk(50, 1, timeframe="1H"), source="files")
     yield tmp_path
     open_database().dispose()
+    os.environ.clear()
+    os.environ.update(before)
     forget()
 
 
@@ -373,7 +375,7 @@ try:
 finally:
     print("loaded:", sorted(set(HEAVY) & set(sys.modules)))
 """
-_OFF_THE_PATH = ("dagster", "dagster_postgres", "alembic", "boto3", "plotly", "rich")
+_OFF_THE_PATH = ("dagster", "dagster_postgres", "alembic", "boto3", "plotly", "rich", "numba")
 
 
 @pytest.mark.parametrize("json_too", [[], ["--json"]])
