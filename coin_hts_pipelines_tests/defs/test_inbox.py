@@ -1,0 +1,101 @@
+"""Files dropped into the inbox: imported by a run, recorded for exactly the years they changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from coin_hts_pipelines.defs import build_defs
+from coin_hts_pipelines.defs.inbox import inbox_sensor
+from coin_hts_pipelines.defs.partitions import SYMBOLS
+from coin_hts_pipelines.lake import CandleStore
+from coin_hts_pipelines.settings import get_settings
+from coin_hts_pipelines_tests.candle_maker import random_walk
+from coin_hts_pipelines_tests.defs.helpers import recorded
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def inbox(home: Path) -> Path:
+    folder = get_settings().root / "inbox"
+    folder.mkdir(parents=True)
+    return folder
+
+
+class Ticks:
+    """Ticks of the sensor, and the runs it asks for."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor: str | None = None
+
+    def tick(self) -> dg.SensorResult:
+        answer: Any = inbox_sensor()(dg.build_sensor_context(instance=self.instance, cursor=self.cursor))
+        self.cursor = answer.cursor
+        return answer  # type: ignore[no-any-return]
+
+    def run(self) -> dg.ExecuteInProcessResult:
+        """Tick until the files count as whole, and run what is asked for."""
+        self.tick()
+        (request,) = self.tick().run_requests or ()
+        job = build_defs().resolve_job_def("import_inbox")
+        return job.execute_in_process(instance=self.instance, run_config=request.run_config, raise_on_error=False)
+
+
+def test_a_file_is_imported_once_it_is_whole(inbox: Path, instance: dg.DagsterInstance) -> None:
+    ticks = Ticks(instance)
+    assert "the inbox is empty" in str(ticks.tick().skip_reason)
+    random_walk(500, 1).to_csv(inbox / "KRW-BTC_1D.csv", index=False)
+    assert "still being copied" in str(ticks.tick().skip_reason)
+    done = ticks.run()
+    assert done.success
+    assert set(recorded(instance, done.run_id)) == {"KRW-BTC|2024", "KRW-BTC|2025"}
+    assert list(instance.get_dynamic_partitions(SYMBOLS)) == ["KRW-BTC"]
+    assert len(CandleStore(get_settings().root).load("KRW-BTC", "1D")) == 500
+    assert [path.name for path in inbox.iterdir()] == ["imported"]
+
+
+def test_only_the_year_that_changed_is_recorded(inbox: Path, instance: dg.DagsterInstance) -> None:
+    frame = random_walk(500, 1)
+    frame.to_csv(inbox / "KRW-BTC_1D.csv", index=False)
+    assert Ticks(instance).run().success
+    last = frame["timestamp"] == frame["timestamp"].max()
+    frame.assign(close=frame["close"].where(~last, frame["high"])).to_csv(inbox / "KRW-BTC_1D.csv", index=False)
+    done = Ticks(instance).run()
+    assert set(recorded(instance, done.run_id)) == {"KRW-BTC|2025"}
+    frame.assign(close=frame["close"].where(~last, frame["high"])).to_csv(inbox / "KRW-BTC_1D.csv", index=False)
+    assert recorded(instance, Ticks(instance).run().run_id) == {}
+
+
+def test_what_was_merged_and_not_recorded_is_recorded_the_next_time(inbox: Path, instance: dg.DagsterInstance) -> None:
+    frame = random_walk(100, 1)
+    CandleStore(get_settings().root).merge("KRW-BTC", "1D", frame, source="files")  # a run that was killed after this
+    frame.to_csv(inbox / "KRW-BTC_1D.csv", index=False)
+    assert set(recorded(instance, Ticks(instance).run().run_id)) == {"KRW-BTC|2024"}
+
+
+def test_a_bad_file_fails_the_run_and_not_the_others(inbox: Path, instance: dg.DagsterInstance) -> None:
+    random_walk(100, 1).to_csv(inbox / "KRW-BTC_1D.csv", index=False)
+    random_walk(100, 2).assign(high=0.0).to_csv(inbox / "KRW-ETH_1D.csv", index=False)
+    done = Ticks(instance).run()
+    assert not done.success
+    assert set(recorded(instance, done.run_id)) == {"KRW-BTC|2024"}
+    (failure,) = [event.step_failure_data for event in done.all_events if event.is_step_failure]
+    assert failure.user_failure_data is not None
+    assert "1 of 2 files were refused: KRW-ETH_1D.csv" in str(failure.user_failure_data.description)
+    names = sorted(path.name for path in (inbox / "rejected").iterdir())
+    assert names == ["KRW-ETH_1D.csv", "KRW-ETH_1D.csv.reason.txt"]
+        "KRW-ETH_1D.csv",
+        "KRW-ETH_1D.csv.reason.txt",
+    ]
+    assert pd.DataFrame(CandleStore(get_settings().root).load("KRW-BTC", "1D")).shape[0] == 100
