@@ -30,6 +30,7 @@ from coin_hts_pipelines.lake.collector import Collector, PagedSource
 from coin_hts_pipelines.lake.sources import CandleSource, StoredSource
 from coin_hts_pipelines.market import Span, Timeframe, count_gaps, parse_span
 from coin_hts_pipelines.market.candles import candle_arrays, find_violations
+from coin_hts_pipelines.market.quality import compare_timeframes, find_outliers
 from coin_hts_pipelines.settings import get_settings
 
 CHECKS = {
@@ -37,12 +38,16 @@ CHECKS = {
     "grid": dg.AssetCheckSeverity.ERROR,
     "gaps": dg.AssetCheckSeverity.WARN,
     "freshness": dg.AssetCheckSeverity.WARN,
+    "outliers": dg.AssetCheckSeverity.WARN,
+    "agreement": dg.AssetCheckSeverity.WARN,
 }
 _CHECK_DOCS = {
     "schema": "Stored candles have every column, finite numbers and prices that fit together.",
     "grid": "Open times are strictly increasing, on the grid of the timeframe and of the file's year.",
     "gaps": "No bar is missing between the first and the last; exchanges leave out bars without trades.",
     "freshness": "The current year's file holds the latest closed bar.",
+    "outliers": "No bar's range is more than 20 times the median range of the 100 bars before it.",
+    "agreement": "The bars equal those made of the next finer candles that are stored, where both are complete.",
 }
 
 
@@ -99,6 +104,8 @@ class Brought:
     changed: int = 0
     replaced_synthetic_years: tuple[int, ...] = ()
     kept_real: bool = False
+    # An exchange was asked and may have nothing: the market was not listed yet.
+    may_be_empty: bool = False
 
 
 Bring = Callable[[str, int, Span], Brought]
@@ -128,9 +135,35 @@ def bring_missing(collector: Collector, timeframe: Timeframe, cancelled: Callabl
 
     def bring(symbol: str, year: int, span: Span) -> Brought:  # noqa: ARG001 - the span is the year's
         done = collector.collect(symbol, timeframe, span, cancelled=cancelled)
-        return Brought(done.added, done.changed, tuple(sorted(done.replaced_synthetic_years)))
+        return Brought(done.added, done.changed, tuple(sorted(done.replaced_synthetic_years)), may_be_empty=True)
 
     return bring
+
+
+def _outlier_problem(frame: pd.DataFrame) -> str | None:
+    found = find_outliers(frame)
+    if not found:
+        return None
+    worst = max(found, key=lambda one: one.times)
+    return f"{len(found)} bars, the worst {worst.opened:%Y-%m-%d %H:%M} with {worst.times:,.0f} times the median range"
+
+
+def _agreement_problem(store: CandleStore, symbol: str, timeframe: Timeframe, year: int) -> str | None:
+    """Compare a year with the coarsest of the finer timeframes that is stored and was not made of others itself."""
+    finer = [
+        one for one in store.timeframes(symbol) if one.delta < timeframe.delta and year in store.years(symbol, one)
+    ]
+    if not finer or "resampled:" in (store.source_of(symbol, timeframe) or ""):
+        return None
+    below, span = finer[-1], year_span(year)
+    if timeframe.microseconds % below.microseconds:
+        return None
+    parts = [store.load(symbol, one, span.start, span.end) for one in (below, timeframe)]
+    agreement = compare_timeframes(parts[0], below, parts[1], timeframe, now=clock.now())
+    if not agreement.differences:
+        return None
+    text = "; ".join(f"{one.field} in {one.bars:,} bars, at most {one.largest:.2%}" for one in agreement.differences)
+    return f"of {agreement.compared:,} bars made of {below}: {text}"
 
 
 def load_year(
@@ -147,7 +180,7 @@ def load_year(
         if clipped is None:
             raise NoCandles(f"{symbol} {timeframe}: {year} is outside the span asked for")
         brought = bring(symbol, year, clipped)
-    if bring is not None and year not in store.years(symbol, timeframe):
+    if brought.may_be_empty and year not in store.years(symbol, timeframe):
         note = "the exchange has no candles in this year"
         return Done({"dagster/row_count": 0, "note": note}), brought.replaced_synthetic_years
     frame = store.read_year(symbol, timeframe, year)
@@ -167,7 +200,9 @@ def load_year(
         "seconds": round(time.perf_counter() - started, 4),
         **({"note": "real candles are kept; synthetic ones are never mixed in"} if brought.kept_real else {}),
     }
-    return Done(metadata, _problems(frame, timeframe, year)), brought.replaced_synthetic_years
+    more = {"outliers": _outlier_problem(frame), "agreement": _agreement_problem(store, symbol, timeframe, year)}
+    problems = _problems(frame, timeframe, year) | {check: text for check, text in more.items() if text}
+    return Done(metadata, problems), brought.replaced_synthetic_years
 
 
 def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:

@@ -113,7 +113,11 @@ def test_timeframes_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_settings()
     assert list(_assets()) == [*(f"{layer}_4h" for layer in LAYERS), "backtest_task"]
     schedules = [schedule.name for schedule in build_defs().schedules or ()]
-    assert schedules == ["renew_walk_forwards_4h_schedule", "clean_up_tasks_schedule"]
+    assert schedules == [
+        "refresh_candles_4h_schedule",
+        "renew_walk_forwards_4h_schedule",
+        "clean_up_tasks_schedule",
+    ]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

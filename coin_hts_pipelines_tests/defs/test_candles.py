@@ -205,3 +205,44 @@ def test_the_run_decides_its_source_and_the_settings_the_rest(
 def test_the_span_of_a_run() -> None:
     assert CandleConfig().span == EVER
     assert CandleConfig(start="2024-01-01", end="2024-01-31").span == parse_span("2024-01-01", "2024-01-31")
+
+
+# ---- checks that look beyond one bar
+
+
+def test_an_outlier_is_named(store: CandleStore) -> None:
+    frame = candles(300, start="2023-01-01")
+    frame.loc[200, "high"] = frame.loc[200, "high"] * 50
+    store.merge("KRW-BTC", "1D", frame, source="files")
+    done = load(store, None, 2023)
+    assert "1 bars, the worst 2023-07-20 00:00" in done.problems["outliers"]
+
+
+def test_timeframes_that_disagree_are_named(store: CandleStore) -> None:
+    days = candles(20, start="2023-01-01")
+    hours = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "timestamp": pd.date_range(day["timestamp"], periods=24, freq="h").as_unit("us"),
+                    "open": day["open"],
+                    "high": day["high"],
+                    "low": day["low"],
+                    "close": day["close"],
+                    "volume": day["volume"] / 24,
+                }
+            )
+            for _, day in days.iterrows()
+        ],
+        ignore_index=True,
+    )
+    store.merge("KRW-BTC", "1D", days, source="files")
+    store.merge("KRW-BTC", "1H", hours, source="files")
+    assert "agreement" not in load(store, None, 2023).problems
+    store.merge(
+        "KRW-BTC",
+        "1D",
+        days.assign(close=days["close"] * 1.0001)[:3].assign(high=lambda f: f["high"] * 1.001),
+        source="files",
+    )
+    assert "of 20 bars made of 1H: high in 3 bars" in load(store, None, 2023).problems["agreement"]

@@ -95,7 +95,4 @@ def test_a_bad_file_fails_the_run_and_not_the_others(inbox: Path, instance: dg.D
     assert "1 of 2 files were refused: KRW-ETH_1D.csv" in str(failure.user_failure_data.description)
     names = sorted(path.name for path in (inbox / "rejected").iterdir())
     assert names == ["KRW-ETH_1D.csv", "KRW-ETH_1D.csv.reason.txt"]
-        "KRW-ETH_1D.csv",
-        "KRW-ETH_1D.csv.reason.txt",
-    ]
     assert pd.DataFrame(CandleStore(get_settings().root).load("KRW-BTC", "1D")).shape[0] == 100
