@@ -17,12 +17,14 @@ import pandas as pd
 import pytest
 
 from coin_hts_pipelines import clock as package_clock
-from coin_hts_pipelines.catalog import Database, SymbolCatalog
+from coin_hts_pipelines.catalog import Database, PresetCatalog, SymbolCatalog, builtin_presets
+from coin_hts_pipelines.control.launch import Launcher, LayerOutcome
 from coin_hts_pipelines.control.tasks import open_queue
 from coin_hts_pipelines.defs import build_defs
-from coin_hts_pipelines.defs.partitions import SYMBOLS
+from coin_hts_pipelines.defs.partitions import SYMBOLS, presets_name, split_key
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.lake.sources import exchange, exchange_client
+from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.settings import get_settings
 from coin_hts_pipelines_tests.catalog.conftest import new_database
 from coin_hts_pipelines_tests.defs.helpers import forget_settings, home
@@ -31,7 +33,7 @@ from coin_hts_pipelines_tests.fake_upbit import FakeUpbit, Kind, ManualClock, Ma
 __all__ = ["home", "new_database"]
 
 BEGIN = datetime(2024, 12, 28, 0, 0, 0, tzinfo=UTC)
-DAYS = 6
+DAYS = 10
 LISTED = "KRW-NEW"
 SOUND = tuple(kind for kind in Kind if kind not in (Kind.REVISED, Kind.LATENCY))
 
@@ -102,6 +104,13 @@ class Days:
         self.cursor: str | None = None
         self.failed_runs = 0
         self.runs = 0
+        self.evaluated: Any = None
+        database = Database(get_settings().database_url.get_secret_value(), pool_size=1)  # type: ignore[union-attr]
+        PresetCatalog(database).add(builtin_presets(get_settings().timeframes), exist_ok=True)
+        for timeframe in (Timeframe.D1, Timeframe.H1):
+            names = [preset.name for preset in PresetCatalog(database).list(timeframe.value)]
+            instance.add_dynamic_partitions(presets_name(timeframe), names)
+        self.evaluate()  # what is there before the daemon starts is nobody's change
 
     def look_at_the_universe(self) -> str:
         """One tick of the universe sensor."""
@@ -128,6 +137,42 @@ class Days:
             done = job.execute_in_process(instance=self.instance, tags=request.tags, raise_on_error=False)
             self.runs += 1
             self.failed_runs += not done.success
+
+    def evaluate(self) -> dict[str, set[str]]:
+        """One look of the automation: partitions to be made anew, by asset."""
+        result = dg.evaluate_automation_conditions(defs=self.defs, instance=self.instance, cursor=self.evaluated)
+        self.evaluated = result.cursor
+        keys = self.defs.resolve_asset_graph().get_all_asset_keys()
+        found = {key.to_user_string(): result.get_requested_partitions(key) for key in keys}
+        return {name: {str(key) for key in asked} for name, asked in found.items() if asked}
+
+    def flow_down(self) -> None:
+        """Run what the automation asks for, until it asks for nothing; every run must be good."""
+        with Launcher(self.instance, self) as launcher:
+            while asked := self.evaluate():
+                for asset, keys in asked.items():
+                    outcome = self._run(launcher, asset, keys)
+                    assert not outcome.bad, outcome.bad
+                    self.runs += len(outcome.run_ids)
+
+    def advance(self, asset: str, keys: int) -> None:
+        """Nobody watches."""
+
+    def _run(self, launcher: Launcher, asset: str, keys: set[str]) -> LayerOutcome:
+        layer, _, suffix = asset.partition("_")
+        if layer == "indicators":
+            pairs = [(symbol, int(year)) for symbol, year in map(split_key, keys)]
+            return launcher.run_symbol_years(asset, pairs, {})
+        presets = presets_name(Timeframe.parse(suffix.upper()))
+        if layer == "rankings":
+            return launcher.run_presets(asset, keys, presets)
+        return launcher.run_preset_symbols(asset, [split_key(key) for key in keys], presets)
+
+
+def newest(instance: dg.DagsterInstance, asset: str) -> dict[str, int]:
+    """Storage id of the newest materialization of each partition."""
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    return dict(instance.get_latest_storage_id_by_partition(dg.AssetKey(asset), kind))
 
 
 def stored(timeframe: str, symbol: str) -> pd.DataFrame:
@@ -165,9 +210,17 @@ def test_every_candle_is_there_after_days_with_faults(
         if day == 3:
             market.delist("KRW-ETH")
         days.look_at_the_universe()
+        days.flow_down()
     clock.set(BEGIN + timedelta(days=DAYS, minutes=5))
     for timeframe in ("1d", "1h"):
         days.refresh(timeframe)
+    days.flow_down()
+    for suffix in ("1d", "1h"):
+        candles, rankings = newest(live, f"candles_{suffix}"), newest(live, f"rankings_{suffix}")
+        assert rankings
+        assert min(rankings.values()) > max(candles.values()), "rankings are newer than every candle"
+        backtests = newest(live, f"backtests_{suffix}")
+        assert {split_key(key)[1] for key in backtests} == {"KRW-BTC", "KRW-ETH", LISTED}
     now = clock()
     for symbol in ("KRW-BTC", LISTED):
         for timeframe in ("1D", "1H"):
