@@ -149,10 +149,14 @@ def import_(path: Path, symbol: str | None, timeframe: str | None, as_json: bool
 @click.option("--symbols", help="A,B; default all.")
 @json_option
 def check(symbols: str | None, as_json: bool) -> int:
-    """Read every stored candle and name each broken rule and gap; exit status 1 if a rule is broken."""
+    """Read every stored candle and name each broken rule, gap and doubtful bar; exit status 1 if a rule is broken.
+
+    Doubtful are outliers, timeframes that disagree, and series of an exchange that lack the newest closed bar.
+    """
     from coin_hts_pipelines.cli.output import console, print_json, table  # noqa: PLC0415
     from coin_hts_pipelines.errors import InvalidCandles, NoCandles  # noqa: PLC0415
     from coin_hts_pipelines.lake import CandleStore  # noqa: PLC0415
+    from coin_hts_pipelines.lake.candle_checks import year_problems  # noqa: PLC0415
     from coin_hts_pipelines.market import count_gaps, normalize_symbol  # noqa: PLC0415
 
     store = CandleStore(get_settings().root)
@@ -168,8 +172,14 @@ def check(symbols: str | None, as_json: bool) -> int:
                 try:
                     frame = store.read_year(symbol, timeframe, year)
                     entry |= {"rows": len(frame), "error": None, **asdict(count_gaps(frame, timeframe))}
+                    problems = year_problems(store, symbol, timeframe, year, frame)
+                    # Gaps have columns of their own, and a series that nobody keeps up to date is not stale.
+                    live = (store.source_of(symbol, timeframe) or "").startswith("exchange:")
+                    shown = ("outliers", "agreement", *(("freshness",) if live else ()))
+                    entry["warnings"] = {check: problems[check] for check in shown if check in problems}
                 except InvalidCandles as error:
                     entry |= {"rows": None, "error": str(error), "missing": None, "gaps": None, "longest": None}
+                    entry["warnings"] = {}
                 found.append(entry)
     broken = [entry for entry in found if entry["error"]]
     if as_json:
@@ -196,7 +206,12 @@ def check(symbols: str | None, as_json: bool) -> int:
             out.print(
                 f"{entry['symbol']} {entry['timeframe']}: {entry['error']}", style="red", markup=False, soft_wrap=True
             )
-        out.print(f"{len(found)} files, {len(broken)} broken, {len(gappy)} with gaps")
+        for entry in found:
+            for name, text in entry["warnings"].items():
+                about = f"{entry['symbol']} {entry['timeframe']} {entry['year']}"
+                out.print(f"{about}: {name}: {text}", style="yellow", markup=False, soft_wrap=True)
+        warned = sum(bool(entry["warnings"]) for entry in found)
+        out.print(f"{len(found)} files, {len(broken)} broken, {len(gappy)} with gaps, {warned} with warnings")
     return 1 if broken else 0
 
 

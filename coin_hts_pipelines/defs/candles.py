@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import dagster as dg
-import pandas as pd
 
-from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Coverage
 from coin_hts_pipelines.defs.partitioned_work import (
     RETRY,
@@ -26,11 +24,10 @@ from coin_hts_pipelines.defs.partitions import group_keys, join_key, split_key, 
 from coin_hts_pipelines.defs.resources import CatalogResource, LakeResource, open_source
 from coin_hts_pipelines.errors import Cancelled, NoCandles
 from coin_hts_pipelines.lake import CandleStore, is_synthetic
+from coin_hts_pipelines.lake.candle_checks import year_problems
 from coin_hts_pipelines.lake.collector import Collector, PagedSource
 from coin_hts_pipelines.lake.sources import CandleSource, StoredSource
 from coin_hts_pipelines.market import Span, Timeframe, count_gaps, parse_span
-from coin_hts_pipelines.market.candles import candle_arrays, find_violations
-from coin_hts_pipelines.market.quality import compare_timeframes, find_outliers
 from coin_hts_pipelines.settings import get_settings
 
 CHECKS = {
@@ -79,23 +76,6 @@ def _clip(span: Span, year: int) -> Span | None:
     return Span(start, end) if start < end else None
 
 
-def _problems(frame: pd.DataFrame, timeframe: Timeframe, year: int) -> dict[str, str]:
-    problems: dict[str, str] = {}
-    for violation in find_violations(candle_arrays(frame), timeframe, year=year):
-        check = "grid" if violation.rule.startswith("timestamp") else "schema"
-        problems[check] = f"{problems[check]}; {violation}" if check in problems else str(violation)
-    gaps = count_gaps(frame, timeframe)
-    if gaps.missing:
-        problems["gaps"] = f"{gaps.missing} bars missing in {gaps.gaps} gaps, first {', '.join(gaps.first)}"
-    now = clock.now()
-    latest_closed = timeframe.floor(now) - timeframe.delta
-    if year == now.year and latest_closed.year == year and frame["timestamp"].iloc[-1] < latest_closed:
-        problems["freshness"] = (
-            f"last bar {frame['timestamp'].iloc[-1]:%Y-%m-%d %H:%M}, expected {latest_closed:%Y-%m-%d %H:%M} UTC"
-        )
-    return problems
-
-
 @dataclass(frozen=True)
 class Brought:
     """What came into the store: new and changed rows, synthetic years that went, and whether real ones were kept."""
@@ -140,32 +120,6 @@ def bring_missing(collector: Collector, timeframe: Timeframe, cancelled: Callabl
     return bring
 
 
-def _outlier_problem(frame: pd.DataFrame) -> str | None:
-    found = find_outliers(frame)
-    if not found:
-        return None
-    worst = max(found, key=lambda one: one.times)
-    return f"{len(found)} bars, the worst {worst.opened:%Y-%m-%d %H:%M} with {worst.times:,.0f} times the median range"
-
-
-def _agreement_problem(store: CandleStore, symbol: str, timeframe: Timeframe, year: int) -> str | None:
-    """Compare a year with the coarsest of the finer timeframes that is stored and was not made of others itself."""
-    finer = [
-        one for one in store.timeframes(symbol) if one.delta < timeframe.delta and year in store.years(symbol, one)
-    ]
-    if not finer or "resampled:" in (store.source_of(symbol, timeframe) or ""):
-        return None
-    below, span = finer[-1], year_span(year)
-    if timeframe.microseconds % below.microseconds:
-        return None
-    parts = [store.load(symbol, one, span.start, span.end) for one in (below, timeframe)]
-    agreement = compare_timeframes(parts[0], below, parts[1], timeframe, now=clock.now())
-    if not agreement.differences:
-        return None
-    text = "; ".join(f"{one.field} in {one.bars:,} bars, at most {one.largest:.2%}" for one in agreement.differences)
-    return f"of {agreement.compared:,} bars made of {below}: {text}"
-
-
 def load_year(
     store: CandleStore, bring: Bring | None, symbol: str, timeframe: Timeframe, year: int, span: Span
 ) -> tuple[Done, tuple[int, ...]]:
@@ -200,8 +154,7 @@ def load_year(
         "seconds": round(time.perf_counter() - started, 4),
         **({"note": "real candles are kept; synthetic ones are never mixed in"} if brought.kept_real else {}),
     }
-    more = {"outliers": _outlier_problem(frame), "agreement": _agreement_problem(store, symbol, timeframe, year)}
-    problems = _problems(frame, timeframe, year) | {check: text for check, text in more.items() if text}
+    problems = year_problems(store, symbol, timeframe, year, frame)
     return Done(metadata, problems), brought.replaced_synthetic_years
 
 

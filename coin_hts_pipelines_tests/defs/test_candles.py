@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from coin_hts_pipelines import InvalidCandles, InvalidRequest, NoCandles
-from coin_hts_pipelines.defs.candles import CHECKS, CandleConfig, _problems, bring_stored, load_year
+from coin_hts_pipelines.defs.candles import CHECKS, CandleConfig, bring_stored, load_year
 from coin_hts_pipelines.defs.partitioned_work import Done
 from coin_hts_pipelines.lake import CandleStore
+from coin_hts_pipelines.lake.candle_checks import frame_problems
 from coin_hts_pipelines.lake.sources import CandleSource, FilesSource, SampleSource, StoredSource
 from coin_hts_pipelines.market import Span, Timeframe, parse_span
 from coin_hts_pipelines_tests.lake.helpers import candles
@@ -158,7 +159,7 @@ def put(row: int, column: str, value: Any) -> Change:
     ],
 )
 def test_a_cooked_frame_is_seen(change: Change, problems: dict[str, str]) -> None:
-    found = _problems(change(candles(10, start="2023-01-01")), Timeframe.D1, 2023)
+    found = frame_problems(change(candles(10, start="2023-01-01")), Timeframe.D1, 2023)
     assert set(found) == set(problems)
     assert all(text in found[name] for name, text in problems.items())
     assert set(found) <= set(CHECKS)
@@ -171,11 +172,11 @@ def test_an_old_current_year_is_not_fresh() -> None:
     if closed < 2:
         pytest.skip("the year has hardly begun")
     frame = candles(closed, start=start.date().isoformat())
-    assert _problems(frame, Timeframe.D1, today.year) == {}
-    late = _problems(frame.iloc[:-1], Timeframe.D1, today.year)
+    assert frame_problems(frame, Timeframe.D1, today.year) == {}
+    late = frame_problems(frame.iloc[:-1], Timeframe.D1, today.year)
     expected = today - timedelta(days=1)
     assert late["freshness"].endswith(f"expected {expected:%Y-%m-%d} 00:00 UTC")
-    assert "freshness" not in _problems(candles(10, start=f"{today.year - 1}-01-01"), Timeframe.D1, today.year - 1)
+    assert "freshness" not in frame_problems(candles(10, start=f"{today.year - 1}-01-01"), Timeframe.D1, today.year - 1)
 
 
 # ---- where a run takes its candles from
