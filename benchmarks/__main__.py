@@ -32,6 +32,7 @@ SLOW = (
     "commands",
     "hundred_symbols",
     "task_load",
+    "live_candles",
     "peers_backtest",
     "peers_sweep",
 )
