@@ -58,13 +58,16 @@ def run_claimed(instance: dg.DagsterInstance, queue: TaskQueue, key: str = "key-
 
 
 def events(instance: dg.DagsterInstance, run_id: str, kind: dg.DagsterEventType) -> dict[str, Mapping[str, Any]]:
-    """Metadata by partition of the materializations or observations of a run."""
-    found = {}
+    """Metadata by partition of the materializations or observations of a run, those of progress left out."""
+    found: dict[str, Mapping[str, Any]] = {}
     for record in instance.get_records_for_run(run_id, of_type=kind).records:
         one = record.asset_materialization or record.event_log_entry.asset_observation
         assert one is not None
-        assert one.partition not in found
-        found[str(one.partition)] = {name: value.value for name, value in one.metadata.items()}
+        metadata = {name: value.value for name, value in one.metadata.items()}
+        # A slow machine sees a task on its way, a quick one does not.
+        if metadata.get("state") != "running":
+            assert str(one.partition) not in found
+            found[str(one.partition)] = metadata
     return found
 
 
