@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from coin_hts_pipelines import cli
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.coverage import Coverage
-from coin_hts_pipelines.control.instance import instance_variables, open_database
+from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.settings import get_settings
 from coin_hts_pipelines_tests.catalog.conftest import _migrated, database, new_database
@@ -43,10 +44,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) ->
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COIN_HTS_DATABASE_URL", database.url.render_as_string(hide_password=False))
     forget()
-    for name in instance_variables(get_settings(), "postgresql://x/y"):
-        monkeypatch.delenv(name, raising=False)  # which brings it back as it was, whatever `prepare` sets
+    before = dict(os.environ)  # `prepare` sets variables of the process for Dagster
     yield tmp_path
     open_database().dispose()
+    os.environ.clear()
+    os.environ.update(before)
     forget()
     with database.session() as session:
         session.execute(sa.text("TRUNCATE catalog.coverage"))
