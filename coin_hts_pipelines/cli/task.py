@@ -7,7 +7,7 @@ import gc
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -22,7 +22,7 @@ from coin_hts_pipelines.cli.options import (
     json_option,
     span_options,
 )
-from coin_hts_pipelines.errors import InvalidRequest
+from coin_hts_pipelines.errors import CoinHtsError, InvalidRequest
 from coin_hts_pipelines.settings import get_settings
 
 if TYPE_CHECKING:
@@ -99,8 +99,10 @@ def warn_without_daemon() -> None:
     """Say on standard error if nothing will start a queued task."""
     from coin_hts_pipelines.control.tasks import is_daemon_silent, open_queue  # noqa: PLC0415
 
-    if is_daemon_silent(open_queue().database):
-        click.echo("no daemon is at work: queued tasks wait until `make up` (coin-hts up) starts one", err=True)
+    # A hint only: what was asked for is done, and must not look as if it had failed.
+    with suppress(CoinHtsError):
+        if is_daemon_silent(open_queue().database):
+            click.echo("no daemon is at work: queued tasks wait until `make up` (coin-hts up) starts one", err=True)
 
 
 def queued_text(task: Task, *more: str) -> str:
