@@ -26,9 +26,8 @@ from coin_hts_pipelines.errors import CoinHtsError, InvalidRequest
 from coin_hts_pipelines.settings import get_settings
 
 if TYPE_CHECKING:
-    from coin_hts_pipelines.tasks import Task, TaskQueue, TaskRequest
+    from coin_hts_pipelines.tasks import Task, TaskQueue
 
-ALL = "all"
 _NO_SAMPLING = {"method": "grid", "trials": None, "seed": 0}
 
 
@@ -136,8 +135,11 @@ def submit(file: TextIO | None, idempotency_key: str | None, as_json: bool, **va
     Example: coin-hts task submit --strategy volume_zone_breakout --symbols all --param breakout_buffer=0
     """
     with quick_imports():
+        from coin_hts_pipelines.lake import CandleStore  # noqa: PLC0415
+        from coin_hts_pipelines.tasks.task import checked_request  # noqa: PLC0415
+
         document = _of_options(values) if file is None else _of_file(file)
-        request = _checked(document)
+        request = checked_request(document, CandleStore(get_settings().root))
     task = open_tasks().submit(request, idempotency_key=idempotency_key)
     say_task(task, as_json, queued_text(task))
 
@@ -162,7 +164,7 @@ def _of_options(values: Mapping[str, Any]) -> dict[str, Any]:
     symbols = values["symbols"].strip()
     return {
         "backtest": backtest.to_dict(),
-        "symbols": ALL if symbols == ALL else comma_list(symbols),
+        "symbols": symbols if symbols == "all" else comma_list(symbols),
         "grid": space if sweep else {},
         "sampling": sampling if sweep or sampling != _NO_SAMPLING else {},
         **{name: values[name] for name in ("start", "end", "name", "keep")},
@@ -186,22 +188,6 @@ def _of_file(file: TextIO) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidRequest(f"request {file.name} cannot be read: expected a JSON object")
     return document
-
-
-def _checked(document: Mapping[str, Any]) -> TaskRequest:
-    """The request, with symbols that have candles of its span."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    from coin_hts_pipelines.lake import CandleStore  # noqa: PLC0415
-    from coin_hts_pipelines.tasks.task import TaskRequest, resolve_symbols  # noqa: PLC0415
-
-    symbols = document.get("symbols")
-    # Any symbol serves to see what is wrong with the rest.
-    request = TaskRequest.from_dict({**document, "symbols": ["KRW-BTC"] if symbols == ALL else symbols})
-    wanted: Any = ALL if symbols == ALL else request.symbols
-    store = CandleStore(get_settings().root)
-    found = resolve_symbols(store, wanted, request.backtest.timeframe, request.start, request.end)
-    return replace(request, symbols=found)
 
 
 @click.command("cancel")
