@@ -7,7 +7,7 @@ import gc
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -22,13 +22,12 @@ from coin_hts_pipelines.cli.options import (
     json_option,
     span_options,
 )
-from coin_hts_pipelines.errors import InvalidRequest
+from coin_hts_pipelines.errors import CoinHtsError, InvalidRequest
 from coin_hts_pipelines.settings import get_settings
 
 if TYPE_CHECKING:
-    from coin_hts_pipelines.tasks import Task, TaskQueue, TaskRequest
+    from coin_hts_pipelines.tasks import Task, TaskQueue
 
-ALL = "all"
 _NO_SAMPLING = {"method": "grid", "trials": None, "seed": 0}
 
 
@@ -99,8 +98,10 @@ def warn_without_daemon() -> None:
     """Say on standard error if nothing will start a queued task."""
     from coin_hts_pipelines.control.tasks import is_daemon_silent, open_queue  # noqa: PLC0415
 
-    if is_daemon_silent(open_queue().database):
-        click.echo("no daemon is at work: queued tasks wait until `make up` (coin-hts up) starts one", err=True)
+    # A hint only: what was asked for is done, and must not look as if it had failed.
+    with suppress(CoinHtsError):
+        if is_daemon_silent(open_queue().database):
+            click.echo("no daemon is at work: queued tasks wait until `make up` (coin-hts up) starts one", err=True)
 
 
 def queued_text(task: Task, *more: str) -> str:
@@ -134,8 +135,11 @@ def submit(file: TextIO | None, idempotency_key: str | None, as_json: bool, **va
     Example: coin-hts task submit --strategy volume_zone_breakout --symbols all --param breakout_buffer=0
     """
     with quick_imports():
+        from coin_hts_pipelines.lake import CandleStore  # noqa: PLC0415
+        from coin_hts_pipelines.tasks.task import checked_request  # noqa: PLC0415
+
         document = _of_options(values) if file is None else _of_file(file)
-        request = _checked(document)
+        request = checked_request(document, CandleStore(get_settings().root))
     task = open_tasks().submit(request, idempotency_key=idempotency_key)
     say_task(task, as_json, queued_text(task))
 
@@ -160,7 +164,7 @@ def _of_options(values: Mapping[str, Any]) -> dict[str, Any]:
     symbols = values["symbols"].strip()
     return {
         "backtest": backtest.to_dict(),
-        "symbols": ALL if symbols == ALL else comma_list(symbols),
+        "symbols": symbols if symbols == "all" else comma_list(symbols),
         "grid": space if sweep else {},
         "sampling": sampling if sweep or sampling != _NO_SAMPLING else {},
         **{name: values[name] for name in ("start", "end", "name", "keep")},
@@ -184,22 +188,6 @@ def _of_file(file: TextIO) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidRequest(f"request {file.name} cannot be read: expected a JSON object")
     return document
-
-
-def _checked(document: Mapping[str, Any]) -> TaskRequest:
-    """The request, with symbols that have candles of its span."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    from coin_hts_pipelines.lake import CandleStore  # noqa: PLC0415
-    from coin_hts_pipelines.tasks.task import TaskRequest, resolve_symbols  # noqa: PLC0415
-
-    symbols = document.get("symbols")
-    # Any symbol serves to see what is wrong with the rest.
-    request = TaskRequest.from_dict({**document, "symbols": ["KRW-BTC"] if symbols == ALL else symbols})
-    wanted: Any = ALL if symbols == ALL else request.symbols
-    store = CandleStore(get_settings().root)
-    found = resolve_symbols(store, wanted, request.backtest.timeframe, request.start, request.end)
-    return replace(request, symbols=found)
 
 
 @click.command("cancel")

@@ -151,10 +151,12 @@ class TaskReconciler:
 
     def _end_idle_runs(self, found: Reconciled, cursor: str | None) -> str:
         """End runs whose process is gone: Dagster does not notice, and they would hold their slots for hours."""
+        # In this order: tasks are claimed before their run is made, so that a run seen here has had its tasks.
+        unfinished = self.instance.get_runs(dg.RunsFilter(job_name=TASK_JOB, statuses=_UNFINISHED))
         busy = {run.run_key for run in live_runs(self.queue.database)}
         before, now = _read(cursor), time.time()
         idle: dict[str, float] = {}
-        for run in self.instance.get_runs(dg.RunsFilter(job_name=TASK_JOB, statuses=_UNFINISHED)):
+        for run in unfinished:
             if run.tags.get(RUN_KEY_TAG) in busy:
                 continue
             since = before.get(run.run_id, now)

@@ -56,10 +56,10 @@ def _claim(queue: TaskQueue, runs: int, batch: int) -> dict[str, list[Claim]]:
     for _ in range(runs):
         key = new_id(datetime.now(UTC))
         claims = queue.claim(batch, run_key=key)
-        if claims:
-            batches[key] = claims
-        if len(claims) < batch:
+        if not claims:
             break
+        # Fewer than asked for need not be the last: a large sweep goes alone.
+        batches[key] = claims
     return batches
 
 

@@ -5,13 +5,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from coin_hts_pipelines.backtest import BacktestRequest
 from coin_hts_pipelines.control.tasks import open_queue, task_url
 from coin_hts_pipelines.defs.jobs import NO_RETRIES
 from coin_hts_pipelines.defs.resources import LakeResource
 from coin_hts_pipelines.errors import CoinHtsError
 from coin_hts_pipelines.lake import CandleStore
-from coin_hts_pipelines.tasks.task import Task, TaskRequest, resolve_symbols
+from coin_hts_pipelines.tasks.task import Task, checked_request
 
 
 class SubmissionConfig(dg.Config):
@@ -33,20 +32,13 @@ class SubmissionConfig(dg.Config):
 
 def submit(config: SubmissionConfig, candles: CandleStore) -> Task:
     """Validate and submit; raises InvalidRequest or NoCandles."""
-    backtest = BacktestRequest.from_dict(
-        {**config.more, "strategy": config.strategy, "timeframe": config.timeframe, "params": config.params}
-    )
-    wanted = "all" if config.symbols == ["all"] else config.symbols
-    request = TaskRequest(
-        backtest,
-        resolve_symbols(candles, wanted, config.timeframe, config.start, config.end),
-        start=config.start,
-        end=config.end,
-        grid=config.grid,
-        sampling=config.sampling,
-        name=config.name,
-        keep=config.keep,
-    )
+    backtest = {**config.more, "strategy": config.strategy, "timeframe": config.timeframe, "params": config.params}
+    document = {
+        "backtest": backtest,
+        "symbols": "all" if config.symbols == ["all"] else config.symbols,
+        **{name: getattr(config, name) for name in ("start", "end", "grid", "sampling", "name", "keep")},
+    }
+    request = checked_request(document, candles)
     return open_queue().submit(request, idempotency_key=config.idempotency_key)
 
 

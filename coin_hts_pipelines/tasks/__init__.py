@@ -2,7 +2,7 @@
 
 from coin_hts_pipelines.tasks.dead_letters import DeadLetter, DeadLetters
 from coin_hts_pipelines.tasks.queue import TaskQueue
-from coin_hts_pipelines.tasks.task import Claim, Signal, Task, TaskRequest, resolve_symbols
+from coin_hts_pipelines.tasks.task import Claim, Signal, Task, TaskRequest, checked_request, resolve_symbols
 from coin_hts_pipelines.tasks.worker import TaskWorker
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "TaskQueue",
     "TaskRequest",
     "TaskWorker",
+    "checked_request",
     "resolve_symbols",
 ]

@@ -239,6 +239,22 @@ def resolve_symbols(
     return found
 
 
+def checked_request(document: Mapping[str, Any], store: CandleStore) -> TaskRequest:
+    """Read the JSON form of a request, where symbols may be `all`, with symbols that have candles of its span.
+
+    Raises
+    ------
+    InvalidRequest, NoCandles, InvalidCandles
+        As of `TaskRequest` and `resolve_symbols`.
+    """
+    symbols = document.get("symbols")
+    # Any symbol serves to see what is wrong with the rest.
+    request = TaskRequest.from_dict({**document, "symbols": ["KRW-BTC"] if symbols == "all" else symbols})
+    wanted: Sequence[str] | Literal["all"] = "all" if symbols == "all" else request.symbols
+    found = resolve_symbols(store, wanted, request.backtest.timeframe, request.start, request.end)
+    return replace(request, symbols=found)
+
+
 def _has_candles(store: CandleStore, symbol: str, timeframe: Timeframe, span: Span) -> bool:
     for year in store.years(symbol, timeframe):
         first, after = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from coin_hts_pipelines.catalog import Database, ResultIndex
 from coin_hts_pipelines.catalog.database import dagster_url
+from coin_hts_pipelines.control import task_reconciler
 from coin_hts_pipelines.control.task_reconciler import TaskReconciler
 from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS
 from coin_hts_pipelines.results.task_store import TaskStore
 from coin_hts_pipelines.tasks.queue import TaskQueue
+from coin_hts_pipelines.tasks.runs import LiveRun, live_runs
 from coin_hts_pipelines_tests.catalog.conftest import _migrated, database, new_database
 from coin_hts_pipelines_tests.conftest import CHECKOUT
 from coin_hts_pipelines_tests.tasks.task_maker import request, set_back
@@ -219,6 +222,26 @@ def test_a_run_whose_tasks_were_cancelled_before_it_began_is_not_started(
     found, _ = reconciler.reconcile()
     assert found.ended_runs == [run_id]
     assert reconciler.instance.get_run_by_id(run_id).status is Status.CANCELED  # type: ignore[union-attr]
+
+
+def test_a_run_that_is_made_while_it_looks_is_left_alone(
+    reconciler: TaskReconciler, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def look(database: Database) -> list[LiveRun]:
+        found = live_runs(database)
+        if not looked and sys._getframe(1).f_code.co_name == "_end_idle_runs":
+            looked.append(task_for(queue, "new", None))
+            run_of(reconciler.instance, "new", Status.QUEUED)
+        return found
+
+    monkeypatch.setattr(task_reconciler, "live_runs", look)
+    found, _ = reconciler.reconcile()
+    assert looked
+    assert found.ended_runs == []
+    assert reconciler.reconcile()[0].ended_runs == []
+    assert queue.get(looked[0]).state == "queued"
 
 
 @pytest.mark.parametrize("cursor", [None, "", "{", "[1]", "7"])

@@ -15,6 +15,7 @@ from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_qu
 from coin_hts_pipelines.defs import build_defs, task_sensors
 from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
 from coin_hts_pipelines.errors import PermanentError
+from coin_hts_pipelines.tasks import queue as queue_module
 from coin_hts_pipelines.tasks.queue import TaskQueue
 from coin_hts_pipelines_tests.catalog.conftest import _migrated, database, new_database
 from coin_hts_pipelines_tests.tasks.task_maker import request, set_back
@@ -92,6 +93,15 @@ def test_tasks_that_wait_together_share_runs(queue: TaskQueue, instance: dg.Dags
     assert keys_of(instance, second) == ids[3:]
     for run in (first, second):
         assert [claim.task_id for claim in queue.claims_of(str(run.run_key))] == keys_of(instance, run)
+
+
+def test_large_sweeps_have_runs_of_their_own_in_one_tick(
+    queue: TaskQueue, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "BACKTESTS_A_RUN", 1)
+    first, second, third = submitted(queue, 3)
+    assert [run.partition_key for run in launched(instance)] == [first, second]
+    assert queue.get(third).attempts == 0
 
 
 def test_no_more_runs_than_allowed(queue: TaskQueue, instance: dg.DagsterInstance) -> None:

@@ -166,6 +166,7 @@ def world() -> Iterator[Instance]:
     """An instance with a daemon and candles."""
     home = Path(tempfile.mkdtemp(prefix="hts-"))
     project = make_project(home)
+    daemons: list[subprocess.Popen[bytes]] = []
     try:
         done = project.coin_hts("setup")
         assert done.returncode == 0, done.stderr
@@ -176,7 +177,7 @@ def world() -> Iterator[Instance]:
             candles.merge(symbol, "1M", random_walk(HEAVY_BARS, seed, timeframe="1M"), source="sample")
         candles.merge("KRW-L0", "1D", random_walk(LIGHT_BARS, 7), source="sample")
         database = Database(server_url(server.socket_dir, server.port), pool_size=2)
-        made = Instance(project, TaskQueue(database))
+        made = Instance(project, TaskQueue(database), daemons)
         made.start_daemon()
         try:
             yield made
@@ -185,7 +186,7 @@ def world() -> Iterator[Instance]:
     finally:
         for pid in processes_in(home):
             kill(pid)
-        for daemon in made.daemons:
+        for daemon in daemons:
             daemon.wait()
         project.coin_hts("db", "stop")
         shutil.rmtree(home, ignore_errors=True)
