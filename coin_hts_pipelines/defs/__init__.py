@@ -13,6 +13,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from coin_hts_pipelines.defs.backtests import backtests_asset  # noqa: E402
 from coin_hts_pipelines.defs.candles import candles_asset  # noqa: E402
+from coin_hts_pipelines.defs.changed_candles import changed_candles_sensor  # noqa: E402
 from coin_hts_pipelines.defs.exports import exports_asset  # noqa: E402
 from coin_hts_pipelines.defs.inbox import import_inbox, inbox_sensor  # noqa: E402
 from coin_hts_pipelines.defs.indicators import indicators_asset  # noqa: E402
@@ -43,7 +44,14 @@ def build_defs(**overrides: Any) -> dg.Definitions:
         assets=[*(layer(timeframe) for timeframe in timeframes for layer in LAYERS), backtest_task_asset()],
         schedules=schedules,
         jobs=[*(schedule.job for schedule in schedules), task_job(), submit_backtest_task, import_inbox],
-        sensors=[automation_sensor(), dispatch_sensor(), reconcile_sensor(), universe_sensor(settings), inbox_sensor()],
+        sensors=[
+            automation_sensor(),
+            dispatch_sensor(),
+            reconcile_sensor(),
+            universe_sensor(settings),
+            inbox_sensor(),
+            changed_candles_sensor(),
+        ],
         resources={
             "lake": lake_resource(settings),
             "catalog": CatalogResource(),

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 
+from coin_hts_pipelines.defs.changed_candles import IMPORT_JOB, change_event
 from coin_hts_pipelines.defs.partitioned_work import RETRY
-from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key
+from coin_hts_pipelines.defs.partitions import SYMBOLS
 from coin_hts_pipelines.defs.resources import LakeResource
 from coin_hts_pipelines.lake.inbox import Dropped, Imported, Inbox, import_file, stable
 from coin_hts_pipelines.settings import get_settings
@@ -19,7 +19,7 @@ class InboxConfig(dg.Config):
     files: list[str]
 
 
-@dg.op(out=dg.Out(dg.Nothing), retry_policy=RETRY, pool="candle_store")
+@dg.op(out=dg.Out(dg.Nothing), retry_policy=RETRY, pool="inbox")
 def import_files(context: dg.OpExecutionContext, config: InboxConfig, lake: LakeResource) -> None:
     """Merge files of the inbox; a refused one is moved aside with its reason, and the run says so at its end."""
     inbox, refused = Inbox(lake.root), {}
@@ -42,33 +42,17 @@ def import_files(context: dg.OpExecutionContext, config: InboxConfig, lake: Lake
 def _record(context: dg.OpExecutionContext, lake: LakeResource, series: Imported) -> None:
     """Record the years whose candles are not those of their last materialization, however often the file is taken."""
     symbol, timeframe = series.symbol, series.timeframe
-    asset = dg.AssetKey(f"candles_{timeframe.value.lower()}")
     if timeframe.value not in get_settings().timeframes:
         return
     if symbol not in context.instance.get_dynamic_partitions(SYMBOLS):
         context.instance.add_dynamic_partitions(SYMBOLS, [symbol])
     for year in series.years:
-        digest = lake.candles.digest(symbol, timeframe, year)
-        if digest == _recorded_digest(context.instance, asset, join_key(symbol, str(year))):
-            continue
-        key = dg.MultiPartitionKey({"symbol": symbol, "year": str(year)})
-        frame = lake.candles.read_year(symbol, timeframe, year)
-        metadata: dict[str, Any] = {"dagster/row_count": len(frame), "source": "inbox", "candles_digest": digest}
-        tags = get_tags_from_multi_partition_key(key)
-        context.log_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata, tags=tags))
+        event = change_event(context.instance, lake.candles, symbol, timeframe, year, "a file of the inbox")
+        if event is not None:
+            context.log_event(event)
 
 
-def _recorded_digest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> str | None:
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition]), limit=1
-    ).records
-    if not records or records[0].asset_materialization is None:
-        return None
-    value = records[0].asset_materialization.metadata.get("candles_digest")
-    return None if value is None else str(value.value)
-
-
-@dg.job(description="Imports files of DATA_ROOT/inbox; started by the sensor inbox.")
+@dg.job(name=IMPORT_JOB, description="Imports files of DATA_ROOT/inbox; started by the sensor inbox.")
 def import_inbox() -> None:
     """Import."""
     import_files()

@@ -141,6 +141,18 @@ class YearFiles:
         """Return the bytes of a year file, 0 when it is gone."""
         return self.filesystem.get_file_info(self.path(symbol, timeframe, year)).size or 0
 
+    def changed_at(self, symbol: str, timeframe: Timeframe, year: int) -> int | None:
+        """Nanoseconds since the epoch at which a local year file came to be what and where it is; None: out of reach.
+
+        By the times of change, which nobody can set: a copy may keep its old time of modification, and files of a
+        folder that is moved in keep both of theirs, but the folder of their symbol is a changed one.
+        """
+        path = Path(self.path(symbol, timeframe, year))
+        try:
+            return max(path.stat().st_ctime_ns, path.parent.parent.stat().st_ctime_ns)
+        except OSError:  # removed meanwhile, or a link that leads nowhere
+            return None
+
     def lock(self, symbol: str, timeframe: Timeframe) -> AbstractContextManager[None]:
         """Exclude every other writer of a symbol's timeframe: threads and processes of this machine.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from coin_hts_pipelines.defs import build_defs
+from coin_hts_pipelines.defs.changed_candles import changed_candles_sensor
 from coin_hts_pipelines.defs.inbox import inbox_sensor
 from coin_hts_pipelines.defs.partitions import SYMBOLS
 from coin_hts_pipelines.lake import CandleStore
@@ -82,6 +84,17 @@ def test_what_was_merged_and_not_recorded_is_recorded_the_next_time(inbox: Path,
     CandleStore(get_settings().root).merge("KRW-BTC", "1D", frame, source="files")  # a run that was killed after this
     frame.to_csv(inbox / "KRW-BTC_1D.csv", index=False)
     assert set(recorded(instance, Ticks(instance).run().run_id)) == {"KRW-BTC|2024"}
+
+
+def test_what_an_import_recorded_is_no_change_for_the_sensor(inbox: Path, instance: dg.DagsterInstance) -> None:
+    random_walk(100, 1).to_csv(inbox / "KRW-BTC_1D.csv", index=False)
+    done = Ticks(instance).run()
+    (event,) = recorded(instance, done.run_id).values()
+    assert event.metadata["changed_by"].value == "a file of the inbox"
+    look = changed_candles_sensor(now=lambda: time.time_ns() + 60 * 10**9)
+    answer: Any = look(dg.build_sensor_context(instance=instance))
+    assert answer.asset_events == []
+    assert "KRW-BTC" in answer.cursor, "it has been looked at"
 
 
 def test_a_bad_file_fails_the_run_and_not_the_others(inbox: Path, instance: dg.DagsterInstance) -> None:
