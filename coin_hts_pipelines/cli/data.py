@@ -1,4 +1,4 @@
-"""`coin-hts data`: the candles of the store. Here: the group, list, import, check and generate."""
+"""`coin-hts data`: the candles of the store. Here: the group, list, import and generate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIZE_UNITS = ("B", "kB", "MB", "GB")
     lazy={
         "list": ("data:list_", "List what the store holds."),
         "import": ("data:import_", "Validate a file or folder and merge it into the store."),
-        "check": ("data:check", "Read every stored candle and name each broken rule and gap."),
+        "check": ("data_check:check", "Read every stored candle and name each broken rule and gap."),
         "gaps": ("data_gaps:gaps", "List missing bars: holes of the exchange, and what was never fetched."),
         "resample": ("data_resample:resample", "Make coarser candles of finer ones where none were fetched."),
         "fetch": ("data_fetch:fetch", "Fetch candles from an exchange, only what is missing."),
@@ -143,76 +143,6 @@ def import_(path: Path, symbol: str | None, timeframe: str | None, as_json: bool
         for text in refused:
             click.secho(f"refused: {text}", fg="red", err=True)
     return 2 if refused else 0
-
-
-@click.command("check")
-@click.option("--symbols", help="A,B; default all.")
-@json_option
-def check(symbols: str | None, as_json: bool) -> int:
-    """Read every stored candle and name each broken rule, gap and doubtful bar; exit status 1 if a rule is broken.
-
-    Doubtful are outliers, timeframes that disagree, and series of an exchange that lack the newest closed bar.
-    """
-    from coin_hts_pipelines.cli.output import console, print_json, table  # noqa: PLC0415
-    from coin_hts_pipelines.errors import InvalidCandles, NoCandles  # noqa: PLC0415
-    from coin_hts_pipelines.lake import CandleStore  # noqa: PLC0415
-    from coin_hts_pipelines.lake.candle_checks import year_problems  # noqa: PLC0415
-    from coin_hts_pipelines.market import count_gaps, normalize_symbol  # noqa: PLC0415
-
-    store = CandleStore(get_settings().root)
-    known = store.symbols()
-    wanted = [normalize_symbol(text) for text in comma_list(symbols)] if symbols else known
-    if absent := [symbol for symbol in wanted if symbol not in known]:
-        raise NoCandles(f"there are no candles of {absent[0]}; the store has: {', '.join(known) or 'none'}")
-    found: list[dict[str, Any]] = []
-    for symbol in wanted:
-        for timeframe in store.timeframes(symbol):
-            for year in store.years(symbol, timeframe):
-                entry: dict[str, Any] = {"symbol": symbol, "timeframe": timeframe.value, "year": year}
-                try:
-                    frame = store.read_year(symbol, timeframe, year)
-                    entry |= {"rows": len(frame), "error": None, **asdict(count_gaps(frame, timeframe))}
-                    problems = year_problems(store, symbol, timeframe, year, frame)
-                    # Gaps have columns of their own, and a series that nobody keeps up to date is not stale.
-                    live = (store.source_of(symbol, timeframe) or "").startswith("exchange:")
-                    shown = ("outliers", "agreement", *(("freshness",) if live else ()))
-                    entry["warnings"] = {check: problems[check] for check in shown if check in problems}
-                except InvalidCandles as error:
-                    entry |= {"rows": None, "error": str(error), "missing": None, "gaps": None, "longest": None}
-                    entry["warnings"] = {}
-                found.append(entry)
-    broken = [entry for entry in found if entry["error"]]
-    if as_json:
-        print_json({"files": found, "broken": len(broken)})
-    else:
-        gappy = [entry for entry in found if entry["missing"]]
-        rows = [
-            [
-                e["symbol"],
-                e["timeframe"],
-                str(e["year"]),
-                f"{e['rows']:,}",
-                f"{e['missing']:,}",
-                str(e["gaps"]),
-                str(e["longest"]),
-            ]
-            for e in gappy
-        ]
-        out = console()
-        if rows:
-            columns = ["symbol", "timeframe", "year", "rows", "missing bars", "gaps", "longest"]
-            out.print(table("Gaps (reported, never filled)", columns, rows, left=("symbol", "timeframe")))
-        for entry in broken:
-            out.print(
-                f"{entry['symbol']} {entry['timeframe']}: {entry['error']}", style="red", markup=False, soft_wrap=True
-            )
-        for entry in found:
-            for name, text in entry["warnings"].items():
-                about = f"{entry['symbol']} {entry['timeframe']} {entry['year']}"
-                out.print(f"{about}: {name}: {text}", style="yellow", markup=False, soft_wrap=True)
-        warned = sum(bool(entry["warnings"]) for entry in found)
-        out.print(f"{len(found)} files, {len(broken)} broken, {len(gappy)} with gaps, {warned} with warnings")
-    return 1 if broken else 0
 
 
 @click.command("generate")

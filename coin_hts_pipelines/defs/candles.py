@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 import dagster as dg
 
+from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Coverage
 from coin_hts_pipelines.defs.partitioned_work import (
     RETRY,
@@ -24,10 +26,10 @@ from coin_hts_pipelines.defs.partitions import group_keys, join_key, split_key, 
 from coin_hts_pipelines.defs.resources import CatalogResource, LakeResource, open_source
 from coin_hts_pipelines.errors import Cancelled, NoCandles
 from coin_hts_pipelines.lake import CandleStore, is_synthetic
-from coin_hts_pipelines.lake.candle_checks import year_problems
+from coin_hts_pipelines.lake.candle_checks import Covered, covered_spans, missing_bars, year_problems
 from coin_hts_pipelines.lake.collector import Collector, PagedSource
 from coin_hts_pipelines.lake.sources import CandleSource, StoredSource
-from coin_hts_pipelines.market import Span, Timeframe, count_gaps, parse_span
+from coin_hts_pipelines.market import Span, Timeframe, parse_span
 from coin_hts_pipelines.settings import get_settings
 
 CHECKS = {
@@ -41,11 +43,12 @@ CHECKS = {
 _CHECK_DOCS = {
     "schema": "Stored candles have every column, finite numbers and prices that fit together.",
     "grid": "Open times are strictly increasing, on the grid of the timeframe and of the file's year.",
-    "gaps": "No bar is missing between the first and the last; exchanges leave out bars without trades.",
-    "freshness": "The current year's file holds the latest closed bar.",
+    "gaps": "No bar is missing between the first and the last, but for those an exchange was asked for and has not.",
+    "freshness": "The year of the latest closed bar holds it, or its exchange was asked and has none.",
     "outliers": "No bar's range is more than 20 times the median range of the 100 bars before it.",
     "agreement": "The bars equal those made of the next finer candles that are stored, where both are complete.",
 }
+_QUALITY = dg.TableSchema([dg.TableColumn(name) for name in ("check", "passed", "finding")])
 
 
 class CandleConfig(dg.Config):
@@ -78,7 +81,10 @@ def _clip(span: Span, year: int) -> Span | None:
 
 @dataclass(frozen=True)
 class Brought:
-    """What came into the store: new and changed rows, synthetic years that went, and whether real ones were kept."""
+    """What came into the store: new and changed rows, synthetic years that went, and whether real ones were kept.
+
+    It was asked for at a moment, and took some seconds.
+    """
 
     added: int = 0
     changed: int = 0
@@ -86,6 +92,8 @@ class Brought:
     kept_real: bool = False
     # An exchange was asked and may have nothing: the market was not listed yet.
     may_be_empty: bool = False
+    at: datetime = field(default_factory=clock.now)
+    seconds: float = 0.0
 
 
 Bring = Callable[[str, int, Span], Brought]
@@ -120,42 +128,55 @@ def bring_missing(collector: Collector, timeframe: Timeframe, cancelled: Callabl
     return bring
 
 
-def load_year(
-    store: CandleStore, bring: Bring | None, symbol: str, timeframe: Timeframe, year: int, span: Span
-) -> tuple[Done, tuple[int, ...]]:
-    """Bring one year of one symbol into the store; `bring` None checks what lies there already.
+def load_year(bring: Bring | None, symbol: str, timeframe: Timeframe, year: int, span: Span) -> Brought:
+    """Bring one year of one symbol into the store; `bring` None leaves what lies there already."""
+    if bring is None:
+        return Brought()
+    clipped = _clip(span, year)
+    if clipped is None:
+        raise NoCandles(f"{symbol} {timeframe}: {year} is outside the span asked for")
+    at, started = clock.now(), time.perf_counter()
+    return replace(bring(symbol, year, clipped), at=at, seconds=round(time.perf_counter() - started, 4))
 
-    Returns the partition's metadata and the synthetic years that real candles displaced.
-    """
-    started = time.perf_counter()
-    brought = Brought()
-    if bring is not None:
-        clipped = _clip(span, year)
-        if clipped is None:
-            raise NoCandles(f"{symbol} {timeframe}: {year} is outside the span asked for")
-        brought = bring(symbol, year, clipped)
+
+def describe_year(
+    store: CandleStore,
+    symbol: str,
+    timeframe: Timeframe,
+    year: int,
+    brought: Brought,
+    covered: Covered | None = None,
+) -> Done:
+    """Check one stored year: its metadata and problems."""
     if brought.may_be_empty and year not in store.years(symbol, timeframe):
-        note = "the exchange has no candles in this year"
-        return Done({"dagster/row_count": 0, "note": note}), brought.replaced_synthetic_years
+        return Done({"dagster/row_count": 0, "note": "the exchange has no candles in this year"})
     frame = store.read_year(symbol, timeframe, year)
     origin = store.source_of(symbol, timeframe) or "unknown"
-    gaps = count_gaps(frame, timeframe)
+    gaps = missing_bars(frame, timeframe, year, (covered or {}).get(timeframe))
+    problems = year_problems(store, symbol, timeframe, year, frame, covered, now=brought.at)
     metadata = {
         "dagster/row_count": len(frame),
         "first": dg.MetadataValue.timestamp(frame["timestamp"].iloc[0].to_pydatetime()),
         "last": dg.MetadataValue.timestamp(frame["timestamp"].iloc[-1].to_pydatetime()),
         "missing_bars": gaps.missing,
+        **({} if gaps.unfetched is None else {"hole_bars": gaps.holes, "unfetched_bars": gaps.unfetched}),
         "longest_gap_bars": gaps.longest,
         "source": origin,
         "synthetic": is_synthetic(origin),
         "added_rows": brought.added,
         "changed_rows": brought.changed,
+        "seconds": brought.seconds,
         "candles_digest": store.digest(symbol, timeframe, year),
-        "seconds": round(time.perf_counter() - started, 4),
+        "quality": _quality(problems),
         **({"note": "real candles are kept; synthetic ones are never mixed in"} if brought.kept_real else {}),
     }
-    problems = year_problems(store, symbol, timeframe, year, frame)
-    return Done(metadata, problems), brought.replaced_synthetic_years
+    return Done(metadata, problems)
+
+
+def _quality(problems: Mapping[str, str]) -> dg.TableMetadataValue:
+    rows = [(check, "no" if check in problems else "yes", problems.get(check, "")) for check in CHECKS]
+    names = [column.name for column in _QUALITY.columns]
+    return dg.MetadataValue.table([dg.TableRecord(dict(zip(names, row, strict=True))) for row in rows], _QUALITY)
 
 
 def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
@@ -178,7 +199,7 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
         check_specs=check_specs(name, CHECKS, _CHECK_DOCS),
         backfill_policy=dg.BackfillPolicy.single_run(),
         retry_policy=RETRY,
-        pool="candle_store",
+        # No pool: the store locks each series, and a long history must not hold up what is new.
     )
     def candles(
         context: dg.AssetExecutionContext,
@@ -196,13 +217,24 @@ def candles_asset(timeframe: Timeframe) -> dg.AssetsDefinition:
 
         def work(symbol: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> Mapping[str, Outcome]:
             outcomes: dict[str, Outcome] = {}
+            brought: dict[str, Brought] = {}
+            years = {key: int(split_key(key)[1]) for key in keys}
             bring = bring_missing(collector, timeframe, cancelled) if collector is not None else at_once
-            for key in keys:
+            for key, year in years.items():
                 if cancelled():
                     raise Cancelled(f"{symbol} was cancelled")
                 try:
-                    year = int(split_key(key)[1])
-                    outcomes[key], _ = load_year(store, bring, symbol, timeframe, year, span)
+                    brought[key] = load_year(bring, symbol, timeframe, year, span)
+                except Exception as error:
+                    outcomes[key] = error
+            # Once for all years, when everything that was brought stands in the ledger.
+            compared = [other for other in store.timeframes(symbol) if other.delta <= timeframe.delta]
+            covered = covered_spans(store, symbol, compared, lambda: Coverage(catalog.database))
+            for key, one in brought.items():
+                if cancelled():
+                    raise Cancelled(f"{symbol} was cancelled")
+                try:
+                    outcomes[key] = describe_year(store, symbol, timeframe, years[key], one, covered)
                 except Exception as error:
                     outcomes[key] = error
             return outcomes

@@ -229,7 +229,7 @@ def _check_results(
 ) -> Iterator[Recorded]:
     for name, severity in checks.items():
         failing = {key: done.problems[name] for key, done in good.items() if name in done.problems}
-        shown = {key: failing[key] for key in list(failing)[:_SHOWN]}
+        shown = dict(list(failing.items())[:_SHOWN])
         yield dg.AssetCheckResult(
             asset_key=context.asset_key,
             check_name=name,
@@ -239,8 +239,20 @@ def _check_results(
                 "partitions": len(good),
                 "failing": len(failing),
                 **({"failing_partitions": dg.MetadataValue.json(shown)} if failing else {}),
+                **({"quality": _findings(context, shown)} if failing else {}),
             },
         )
+
+
+def _findings(context: dg.AssetExecutionContext, findings: Mapping[str, str]) -> dg.TableMetadataValue:
+    """Table of partitions, a column for each of their dimensions, and what was found."""
+    partitions = context.assets_def.partitions_def
+    multi = isinstance(partitions, dg.MultiPartitionsDefinition)
+    dimensions = [one.name for one in partitions.partitions_defs] if multi else ["partition"]
+    names = [*dimensions, "finding"]
+    rows = [(*(split_key(key) if multi else (key,)), text) for key, text in findings.items()]
+    records = [dg.TableRecord(dict(zip(names, row, strict=True))) for row in rows]
+    return dg.MetadataValue.table(records, dg.TableSchema([dg.TableColumn(name) for name in names]))
 
 
 def _failure(reasons: Mapping[str, str], *, total: int) -> dg.Failure:

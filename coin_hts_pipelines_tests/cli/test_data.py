@@ -209,6 +209,9 @@ def test_resampled_synthetic_candles_are_called_so(store: CandleStore, say: Say)
 
 def test_the_inventory_counts_gaps_and_bars(stocked: CandleStore, say: Say) -> None:
     rows = {(row["symbol"], row["timeframe"]): row for row in say("list --json")}
+    assert list(rows["KRW-BTC", "1H"]) == [
+        *("symbol", "timeframe", "years", "rows", "first", "last", "gaps", "missing", "bytes", "source", "problems")
+    ]
     found = rows["KRW-BTC", "1H"]
     assert [found[name] for name in ("years", "rows", "gaps", "missing", "source")] == [[2024], 84, 4, 12, UPBIT]
     assert (found["first"], found["last"]) == ("2024-01-01T00:00:00+00:00", "2024-01-04T23:00:00+00:00")
@@ -216,8 +219,8 @@ def test_the_inventory_counts_gaps_and_bars(stocked: CandleStore, say: Say) -> N
     printed = say("list").splitlines()
     assert "last (UTC)   gaps   missing bars   " in printed[2]
     (line,) = [line.split() for line in printed if "KRW-BTC" in line]
-    assert line[3:10] == ["84", "2024-01-01", "00:00", "2024-01-04", "23:00", "4", "12"]
-    assert line[-1] == UPBIT
+    assert line[:10] == ["KRW-BTC", "1H", "2024", "84", "2024-01-01", "00:00", "2024-01-04", "23:00", "4", "12"]
+    assert line[10:] == [f"{found['bytes'] / 1000:,.1f}", "kB", UPBIT]
 
 
 def test_help_names_every_command(say: Say) -> None:

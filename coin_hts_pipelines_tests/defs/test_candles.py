@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from coin_hts_pipelines import InvalidCandles, InvalidRequest, NoCandles
-from coin_hts_pipelines.defs.candles import CHECKS, CandleConfig, bring_stored, load_year
+from coin_hts_pipelines import clock as package_clock
+from coin_hts_pipelines.catalog import Coverage
+from coin_hts_pipelines.control.instance import open_database
+from coin_hts_pipelines.defs import build_defs
+from coin_hts_pipelines.defs.candles import (
+    CHECKS,
+    Brought,
+    CandleConfig,
+    bring_stored,
+    candles_asset,
+    describe_year,
+    load_year,
+)
 from coin_hts_pipelines.defs.partitioned_work import Done
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, SYMBOLS
 from coin_hts_pipelines.lake import CandleStore
-from coin_hts_pipelines.lake.candle_checks import frame_problems
 from coin_hts_pipelines.lake.sources import CandleSource, FilesSource, SampleSource, StoredSource
 from coin_hts_pipelines.market import Span, Timeframe, parse_span
+from coin_hts_pipelines.market.resample import resample
+from coin_hts_pipelines_tests.catalog.conftest import new_database
+from coin_hts_pipelines_tests.defs.helpers import forget_settings, recorded
 from coin_hts_pipelines_tests.lake.helpers import candles
+
+__all__ = ["new_database"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
+    # Dagster still asks pydantic for fields by the old name.
+    pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning"),
+]
 
 EVER = Span()
 NOW = datetime(2024, 7, 1, tzinfo=UTC)
@@ -43,7 +68,8 @@ def files(tmp_path: Path) -> FilesSource:
 
 def load(store: CandleStore, source: CandleSource | None, year: int, span: Span = EVER) -> Done:
     bring = None if source is None else bring_stored(store, source, Timeframe.D1)
-    return load_year(store, bring, "KRW-BTC", Timeframe.D1, year, span)[0]
+    brought = load_year(bring, "KRW-BTC", Timeframe.D1, year, span)
+    return describe_year(store, "KRW-BTC", Timeframe.D1, year, brought)
 
 
 def test_a_year_of_samples(store: CandleStore, sample: SampleSource) -> None:
@@ -59,6 +85,32 @@ def test_a_year_of_samples(store: CandleStore, sample: SampleSource) -> None:
     assert (about["added_rows"], about["changed_rows"], about["missing_bars"]) == (365, 0, 0)
     assert about["candles_digest"] == store.digest("KRW-BTC", "1D", 2023)
     assert "note" not in about
+
+
+def test_the_quality_of_a_year_is_a_table(store: CandleStore, files: FilesSource) -> None:
+    table = load(store, files, 2023).metadata["quality"]
+    assert [column.name for column in table.schema.columns] == ["check", "passed", "finding"]
+    rows = {record.data["check"]: (record.data["passed"], record.data["finding"]) for record in table.records}
+    assert list(rows) == list(CHECKS)
+    assert rows.pop("gaps") == ("no", "3 bars missing in 1 gaps, first 2023-07-11T00:00:00Z")
+    assert set(rows.values()) == {("yes", "")}
+
+
+def test_a_year_that_an_exchange_has_nothing_of_is_no_problem(store: CandleStore) -> None:
+    asked = Brought(may_be_empty=True)
+    done = describe_year(store, "KRW-NEW", Timeframe.D1, NOW.year, asked, {Timeframe.D1: []})
+    assert (done.metadata["dagster/row_count"], done.problems) == (0, {})
+
+
+def test_bars_that_close_while_candles_are_fetched_are_not_missed(store: CandleStore) -> None:
+    """A history of minutes takes longer than a minute."""
+    store.merge("KRW-BTC", "1D", candles(10), source="exchange:upbit")
+    moments = iter([datetime(2024, 1, 11, 23, 59, tzinfo=UTC)])
+    with package_clock.simulated(lambda: next(moments, datetime(2024, 1, 13, tzinfo=UTC))):
+        brought = load_year(lambda *_: Brought(added=10), "KRW-BTC", Timeframe.D1, 2024, EVER)
+        done = describe_year(store, "KRW-BTC", Timeframe.D1, 2024, brought, {Timeframe.D1: []})
+    assert "freshness" not in done.problems
+    assert done.metadata["added_rows"] == 10
 
 
 def test_a_second_time_adds_nothing(store: CandleStore, sample: SampleSource) -> None:
@@ -111,9 +163,9 @@ def test_samples_are_never_put_beside_real_candles(
 def test_real_candles_displace_samples(store: CandleStore, files: FilesSource, sample: SampleSource) -> None:
     for year in (2022, 2023, 2024):
         load(store, sample, year)
-    done, displaced = load_year(store, bring_stored(store, files, Timeframe.D1), "KRW-BTC", Timeframe.D1, 2024, EVER)
-    assert done.metadata["source"] == "files"
-    assert set(displaced) == {2022, 2023, 2024}
+    brought = load_year(bring_stored(store, files, Timeframe.D1), "KRW-BTC", Timeframe.D1, 2024, EVER)
+    assert store.source_of("KRW-BTC", "1D") == "files"
+    assert set(brought.replaced_synthetic_years) == {2022, 2023, 2024}
     assert store.years("KRW-BTC", "1D") == [2024]
 
 
@@ -129,56 +181,6 @@ def test_without_a_source_what_is_stored_is_checked(store: CandleStore, files: F
         load(store, None, 2023)
 
 
-# ---- the checks
-
-
-Change = Callable[[pd.DataFrame], pd.DataFrame]
-
-
-def put(row: int, column: str, value: Any) -> Change:
-    def change(frame: pd.DataFrame) -> pd.DataFrame:
-        frame.loc[row, column] = value
-        return frame
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "problems"),
-    [
-        (lambda frame: frame, {}),
-        (put(3, "close", float("nan")), {"schema": "close is not a finite number: 1 row"}),
-        (put(3, "high", 1.0), {"schema": "high is below open or close: 1 row (2023-01-04T00:00:00Z)"}),
-        (put(3, "volume", -1.0), {"schema": "volume is negative"}),
-        (put(3, "timestamp", pd.Timestamp("2023-01-04 01:00", tz="UTC")), {"grid": "not on the 1D grid"}),
-        (
-            put(9, "timestamp", pd.Timestamp("2024-01-01", tz="UTC")),
-            {"grid": "not in the year 2023", "gaps": "356 bars"},
-        ),
-        (lambda frame: frame.drop(index=[4, 7]), {"gaps": "2 bars missing in 2 gaps"}),
-    ],
-)
-def test_a_cooked_frame_is_seen(change: Change, problems: dict[str, str]) -> None:
-    found = frame_problems(change(candles(10, start="2023-01-01")), Timeframe.D1, 2023)
-    assert set(found) == set(problems)
-    assert all(text in found[name] for name, text in problems.items())
-    assert set(found) <= set(CHECKS)
-
-
-def test_an_old_current_year_is_not_fresh() -> None:
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    start = datetime(today.year, 1, 1, tzinfo=UTC)
-    closed = (today - start).days
-    if closed < 2:
-        pytest.skip("the year has hardly begun")
-    frame = candles(closed, start=start.date().isoformat())
-    assert frame_problems(frame, Timeframe.D1, today.year) == {}
-    late = frame_problems(frame.iloc[:-1], Timeframe.D1, today.year)
-    expected = today - timedelta(days=1)
-    assert late["freshness"].endswith(f"expected {expected:%Y-%m-%d} 00:00 UTC")
-    assert "freshness" not in frame_problems(candles(10, start=f"{today.year - 1}-01-01"), Timeframe.D1, today.year - 1)
-
-
 # ---- where a run takes its candles from
 
 
@@ -190,8 +192,6 @@ def test_the_run_decides_its_source_and_the_settings_the_rest(
     assert isinstance(CandleConfig(source="files").open(root), StoredSource)
     assert isinstance(CandleConfig(source="files", path=str(files.path)).open(root), FilesSource)
     assert isinstance(CandleConfig(source="files", path="data").open(root), StoredSource)
-    from coin_hts_pipelines_tests.defs.helpers import forget_settings
-
     monkeypatch.setenv("COIN_HTS_SOURCE", "files")
     monkeypatch.setenv("COIN_HTS_SOURCE_PATH", "files")
     forget_settings()
@@ -247,3 +247,116 @@ def test_timeframes_that_disagree_are_named(store: CandleStore) -> None:
         source="files",
     )
     assert "of 20 bars made of 1H: high in 3 bars" in load(store, None, 2023).problems["agreement"]
+
+
+# ---- the asset
+
+
+@pytest.fixture
+def instance(
+    home: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """An instance with three symbols, and a catalog."""
+    monkeypatch.setenv("COIN_HTS_DATABASE_URL", new_database())
+    monkeypatch.setenv("COIN_HTS_TIMEFRAMES", "1D,1H")
+    forget_settings()
+    open_database().upgrade()
+    with dg.DagsterInstance.ephemeral() as made:
+        made.add_dynamic_partitions(SYMBOLS, ["KRW-BTC", "KRW-ETH", "KRW-XRP"])
+        yield made
+    open_database().dispose()
+
+
+UPBIT = "exchange:upbit"
+ORIGIN = datetime(2023, 1, 1, tzinfo=UTC)
+
+
+def materialize(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteInProcessResult:
+    """Check what is stored."""
+    return (
+        build_defs()
+        .resolve_implicit_global_asset_job_def()
+        .execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey("candles_1d")],
+            tags={RANGE_START: first, RANGE_END: last},
+            run_config={"ops": {"candles_1d": {"config": {"source": "files"}}}},
+            raise_on_error=False,
+        )
+    )
+
+
+def test_a_run_tells_holes_from_what_was_never_fetched(home: Path, instance: dg.DagsterInstance) -> None:
+    store, coverage = CandleStore(home / "data"), Coverage(open_database())
+    frame = candles(700, start="2023-01-01").drop(index=[10, 11, 400])
+    for symbol, source in (("KRW-BTC", UPBIT), ("KRW-ETH", "files"), ("KRW-XRP", UPBIT)):
+        store.merge(symbol, "1D", frame, source=source)
+    coverage.add(UPBIT, "KRW-BTC", "1D", ORIGIN, ORIGIN + timedelta(days=699))
+    coverage.add(UPBIT, "KRW-XRP", "1D", ORIGIN, ORIGIN + timedelta(days=11))
+    coverage.add(UPBIT, "KRW-XRP", "1D", ORIGIN + timedelta(days=12), ORIGIN + timedelta(days=699))
+    now = ORIGIN + timedelta(days=700, hours=1)
+    questions: list[str] = []
+
+    @sa.event.listens_for(open_database().engine, "before_cursor_execute")
+    def remember(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        questions.append(statement)
+
+    with package_clock.simulated(lambda: now):
+        result = materialize(instance, "KRW-BTC|2023", "KRW-XRP|2024")
+    assert result.success
+    assert sum("coverage" in question for question in questions) == 2, "once for each series of an exchange"
+    found = {
+        key: {name: value.value for name, value in one.metadata.items()}
+        for key, one in recorded(instance, result.run_id).items()
+    }
+    names = ("missing_bars", "hole_bars", "unfetched_bars", "longest_gap_bars")
+    assert {key: [about.get(name) for name in names] for key, about in found.items()} == {
+        "KRW-BTC|2023": [2, 2, 0, 2],
+        "KRW-BTC|2024": [1, 1, 0, 1],
+        "KRW-ETH|2023": [2, None, None, 2],
+        "KRW-ETH|2024": [1, None, None, 1],
+        "KRW-XRP|2023": [2, 1, 1, 1],
+        "KRW-XRP|2024": [1, 1, 0, 1],
+    }
+    checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
+    assert {name for name, one in checks.items() if not one.passed} == {"gaps"}
+    table = checks["gaps"].metadata["quality"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [tuple(record.data[name] for name in ("symbol", "year", "finding")) for record in table.records] == [
+        ("KRW-ETH", "2023", "2 bars missing in 1 gaps, first 2023-01-11T00:00:00Z"),
+        ("KRW-ETH", "2024", "1 bars missing in 1 gaps, first 2024-02-05T00:00:00Z"),
+        ("KRW-XRP", "2023", "1 bars never fetched, first 2023-01-12T00:00:00Z"),
+    ]
+    # A day later: one was asked for and has no trades, the others were not.
+    coverage.add(UPBIT, "KRW-BTC", "1D", ORIGIN, ORIGIN + timedelta(days=700))
+    with package_clock.simulated(lambda: now + timedelta(days=1)):
+        stale = materialize(instance, "KRW-BTC|2024", "KRW-XRP|2024").get_asset_check_evaluations()
+    (freshness,) = [one for one in stale if one.check_name == "freshness"]
+    table = freshness.metadata["quality"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [record.data["symbol"] for record in table.records] == ["KRW-ETH", "KRW-XRP"]
+
+
+def test_days_with_holes_are_compared_with_what_the_ledger_knows_of_hours(
+    home: Path, instance: dg.DagsterInstance
+) -> None:
+    store = CandleStore(home / "data")
+    hours = candles(48, timeframe="1H").drop(index=[3]).reset_index(drop=True)
+    days = resample(hours, Timeframe.H1, Timeframe.D1, now=NOW).assign(close=lambda f: f["close"] * [1.0001, 1])
+    store.merge("KRW-BTC", "1H", hours, source=UPBIT)
+    store.merge("KRW-BTC", "1D", days.assign(high=days["high"] * [1.001, 1]), source=UPBIT)
+
+    def passed() -> bool:
+        result = materialize(instance, "KRW-BTC|2024", "KRW-BTC|2024")
+        assert result.success
+        return next(one.passed for one in result.get_asset_check_evaluations() if one.check_name == "agreement")
+
+    assert passed(), "an hour that may never have been fetched says nothing about its day"
+    day = datetime(2024, 1, 1, tzinfo=UTC)
+    Coverage(open_database()).add(UPBIT, "KRW-BTC", "1H", day, day + timedelta(days=2))
+    assert not passed()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.M1])
+def test_a_long_history_holds_up_no_other_candles(timeframe: Timeframe) -> None:
+    assert candles_asset(timeframe).op.pool is None

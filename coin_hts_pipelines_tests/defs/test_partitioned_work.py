@@ -8,8 +8,7 @@ import pytest
 
 from coin_hts_pipelines import InvalidRequest, NoCandles, TransientError
 from coin_hts_pipelines.defs.partitioned_work import RETRY, Done, Outcome, check_specs, requested_keys, work_on
-from coin_hts_pipelines.defs.partitions import group_keys, join_key, split_key
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, group_keys, join_key, split_key
 from coin_hts_pipelines_tests.defs.helpers import recorded
 
 SINGLE = dg.DynamicPartitionsDefinition(name="things")
@@ -229,6 +228,43 @@ def test_checks_name_the_partitions_that_fail_them(instance: dg.DagsterInstance)
     assert tidy.metadata["failing_partitions"].value == {"two": "a mess"}
     assert (tidy.metadata["failing"].value, tidy.metadata["partitions"].value) == (1, 3)
     assert sane.metadata["failing"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "partitions", "bad", "columns", "rows"),
+    [
+        (("one", "three"), SINGLE, "two", ["partition", "finding"], [("two", "a mess")]),
+        (("x|one", "y|two"), MULTI, "y|two", ["a", "b", "finding"], [("y", "two", "a mess")]),
+    ],
+)
+def test_what_a_check_finds_is_a_table(
+    instance: dg.DagsterInstance,
+    keys: tuple[str, str],
+    partitions: dg.PartitionsDefinition[Any],
+    bad: str,
+    columns: list[str],
+    rows: list[tuple[str, ...]],
+) -> None:
+    def work(name: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> dict[str, Outcome]:
+        return {key: Done({}, {"tidy": "a mess"} if key == bad else {}) for key in keys}
+
+    run = Run(instance, work, keys, partitions)
+    table = run.checks["tidy"].metadata["quality"]
+    assert [column.name for column in table.schema.columns] == columns
+    assert [tuple(record.data[name] for name in columns) for record in table.records] == rows
+    assert "quality" not in run.checks["sane"].metadata
+
+
+def test_the_table_of_a_check_is_no_book(instance: dg.DagsterInstance) -> None:
+    names = [f"n{number:03d}" for number in range(60)]
+    instance.add_dynamic_partitions("things", names)
+
+    def work(name: str, keys: tuple[str, ...], cancelled: Callable[[], bool]) -> dict[str, Outcome]:
+        return {name: Done({}, {"tidy": "a mess"})}
+
+    tidy = Run(instance, work, (names[0], names[-1])).checks["tidy"]
+    assert [record.data["partition"] for record in tidy.metadata["quality"].records] == names[:50]
+    assert tidy.metadata["failing"].value == 60
 
 
 def test_checks_are_reported_beside_failed_partitions(instance: dg.DagsterInstance) -> None:
