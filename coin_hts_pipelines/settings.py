@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     universe: str = Field(
         "list", pattern="^(list|all)$", description="New markets that are switched on: those of the list below, or all."
     )
-    quote: str = Field("KRW", description="Quote currency of the markets that are looked at; empty: every one.")
+    quote: str = Field("KRW", description="Quote currency of the markets that are looked at; all: every one.")
     symbols: CommaList = Field(DEFAULT_SYMBOLS, description="Symbols of the sample source, and of the universe.")
     timeframes: CommaList = Field(("1D", "1H", "5M", "1M"), description="Timeframes that have assets.")
     first_year: int = Field(2017, ge=2009, le=2100, description="First year partition (Upbit opened in 2017).")
@@ -201,8 +201,17 @@ class Settings(BaseSettings):
     @property
     def universe_symbols(self) -> tuple[str, ...]:
         """Symbols of the universe that are switched on when they are first seen."""
-        named = "symbols" in self.model_fields_set
-        return self.symbols if named or not self.live_source else DEFAULT_UNIVERSE
+        return self.symbols if "symbols" in self.model_fields_set else DEFAULT_UNIVERSE
+
+    @property
+    def universe_wanted(self) -> tuple[str, ...] | Literal["all"]:
+        """The same, or all."""
+        return "all" if self.universe == "all" else self.universe_symbols
+
+    @property
+    def universe_quote(self) -> str | None:
+        """Quote currency of the markets that are looked at, None for every one."""
+        return None if self.quote.lower() == "all" else self.quote.upper()
 
     @property
     def worker_threads(self) -> int:

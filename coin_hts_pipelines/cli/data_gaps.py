@@ -30,8 +30,8 @@ def gaps(
     to the last bar that is stored or was asked for.
     """
     from dataclasses import asdict, replace  # noqa: PLC0415
-    from datetime import UTC, datetime  # noqa: PLC0415
 
+    from coin_hts_pipelines import clock  # noqa: PLC0415
     from coin_hts_pipelines.catalog.coverage import Coverage  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import console, print_json, table  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
@@ -41,7 +41,7 @@ def gaps(
     from coin_hts_pipelines.market.gaps import gaps as find_gaps  # noqa: PLC0415
     from coin_hts_pipelines.market.gaps import open_times  # noqa: PLC0415
 
-    span, now = parse_span(start, end), datetime.now(UTC)
+    span, now = parse_span(start, end), clock.now()
     names, wanted = {normalize_symbol(text) for text in symbols}, {Timeframe.parse(text) for text in timeframes}
     store, coverage = CandleStore(get_settings().root), Coverage(prepare())
     stored = {(symbol, timeframe) for symbol in store.symbols() for timeframe in store.timeframes(symbol)}

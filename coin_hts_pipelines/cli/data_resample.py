@@ -25,8 +25,8 @@ def resample(finer: str, coarser: str, symbols: tuple[str, ...], as_json: bool) 
     Their source is `resampled:1H` or the like. A bar of which finer candles may never have been fetched is not made.
     """
     from dataclasses import asdict  # noqa: PLC0415
-    from datetime import UTC, datetime  # noqa: PLC0415
 
+    from coin_hts_pipelines import clock  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import SYNTHETIC_NOTE, console, print_json  # noqa: PLC0415
     from coin_hts_pipelines.errors import NoCandles  # noqa: PLC0415
     from coin_hts_pipelines.lake import CandleStore, is_synthetic  # noqa: PLC0415
@@ -34,7 +34,7 @@ def resample(finer: str, coarser: str, symbols: tuple[str, ...], as_json: bool) 
     from coin_hts_pipelines.market import Timeframe, normalize_symbol  # noqa: PLC0415
     from coin_hts_pipelines.market.resample import check_coarser  # noqa: PLC0415
 
-    fine, coarse, now = Timeframe.parse(finer), Timeframe.parse(coarser), datetime.now(UTC)
+    fine, coarse, now = Timeframe.parse(finer), Timeframe.parse(coarser), clock.now()
     check_coarser(fine, coarse)
     store = CandleStore(get_settings().root)
     having = [symbol for symbol in store.symbols() if fine in store.timeframes(symbol)]

@@ -59,17 +59,13 @@ def sync(as_json: bool) -> None:
     """Take over the market list of the exchange: new symbols, delisted ones."""
     from coin_hts_pipelines.cli.data_fetch import open_exchange  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import print_json  # noqa: PLC0415
+    from coin_hts_pipelines.control.universe import synchronize  # noqa: PLC0415
 
-    settings, catalog = get_settings(), _catalog()
-    source = open_exchange(None)
-    markets = {market.symbol: market.name for market in source.markets(settings.quote or None) if market.listed}
-    wanted = "all" if settings.universe == "all" else settings.universe_symbols
-    exchange = source.name.partition(":")[2]
-    change = catalog.synchronize(exchange, markets, wanted, quote=settings.quote or None)
+    change = synchronize(_catalog(), open_exchange(None), get_settings())
     if as_json:
         print_json(asdict(change))
     else:
-        click.echo(str(change) or f"nothing has changed: {len(markets)} markets")
+        click.echo(str(change) or "nothing has changed")
 
 
 def _catalog() -> SymbolCatalog:

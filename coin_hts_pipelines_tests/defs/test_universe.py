@@ -104,9 +104,10 @@ def switches(database: Database) -> dict[str, bool]:
         ({}, {"KRW-BTC", "KRW-ETH"}, {"KRW-BTC", "KRW-ETH", "KRW-SHIB"}),
         ({"COIN_HTS_SYMBOLS": "KRW-SHIB,KRW-NOWHERE"}, {"KRW-SHIB"}, {"KRW-BTC", "KRW-ETH", "KRW-SHIB"}),
         ({"COIN_HTS_UNIVERSE": "all"}, {"KRW-BTC", "KRW-ETH", "KRW-SHIB"}, {"KRW-BTC", "KRW-ETH", "KRW-SHIB"}),
-        ({"COIN_HTS_UNIVERSE": "all", "COIN_HTS_QUOTE": "BTC"}, {"BTC-ETH"}, {"BTC-ETH"}),
+        ({"COIN_HTS_UNIVERSE": "all", "COIN_HTS_QUOTE": "btc"}, {"BTC-ETH"}, {"BTC-ETH"}),
+        ({"COIN_HTS_UNIVERSE": "all", "COIN_HTS_QUOTE": "all"}, set(MARKETS), set(MARKETS)),
     ],
-    ids=["nine by default", "a list", "all", "another quote"],
+    ids=["nine by default", "a list", "all", "another quote", "every quote"],
 )
 def test_new_markets_are_registered_and_those_wanted_get_a_partition(
     settings: pytest.MonkeyPatch,

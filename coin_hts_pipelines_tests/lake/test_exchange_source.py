@@ -1,26 +1,16 @@
-"""The exchange source against the fake Upbit: what it asks for, what it hands on, what it makes of refusals."""
+"""The exchange source against the fake Upbit: what it asks for, what it hands on, what there is."""
 
 import itertools
-import re
 import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
-import ccxt
 import numpy as np
 import pandas as pd
 import pytest
-import requests
 
-from coin_hts_pipelines.errors import (
-    Cancelled,
-    InvalidCandles,
-    InvalidRequest,
-    NoCandles,
-    PermanentError,
-    TransientError,
-)
+from coin_hts_pipelines.errors import InvalidRequest, NoCandles, PermanentError, TransientError
 from coin_hts_pipelines.lake.sources.calls import Backoff
 from coin_hts_pipelines.lake.sources.exchange import ExchangeSource, Page
 from coin_hts_pipelines.lake.sources.exchange_client import Market, _note_answer
@@ -263,199 +253,6 @@ def test_the_days_tell_the_years_of_shorter_timeframes_once(server, source):
     assert source.years("KRW-NEW", Timeframe.M5, span) == []
 
 
-# ---- refusals and failures
-
-
-@pytest.mark.parametrize(
-    ("symbol", "timeframe", "error", "says"),
-    [
-        ("KRW-OLD", "1M", PermanentError, r"KRW-OLD is not listed \(any more\) on upbit .*404: Code not found"),
-        ("KRW-NEVER", "1D", PermanentError, r"KRW-NEVER is not listed \(any more\) on upbit .*404: Code not found"),
-        ("../etc", "1D", InvalidRequest, "not valid"),
-    ],
-)
-def test_a_market_that_is_not_there(server, source, symbol, timeframe, error, says):
-    with pytest.raises(error, match=says):
-        source.fetch(symbol, Timeframe(timeframe), Span(NOW - timedelta(days=3), None))
-    candle_requests = [request for request in server.requests if "candles" in request.path]
-    assert len(candle_requests) <= 4  # those in flight: none is tried again
-
-
-def test_a_listed_market_without_trades_has_no_candles_and_nothing_of_it_is_complete(source):
-    [page] = source.pages("KRW-NEW", Timeframe.H1, Span(NOW - timedelta(days=100), NOW - timedelta(days=1)))
-    assert page.candles.empty
-    assert page.start == page.end
-    assert source.fetch("KRW-NEW", Timeframe.H1, Span(NOW - timedelta(days=100), None)).empty
-
-
-def test_the_first_candle_of_a_market_is_handed_on(made):
-    with FakeUpbit(MarketStore(), clock=ManualClock(NOW)) as young:
-        young.market.put("KRW-BTC", "1M", made[made["timestamp"] < pd.Timestamp(NOW)][-2:])  # one is not closed
-        [page] = open_source(young).pages("KRW-BTC", Timeframe.M1, Span(NOW - timedelta(days=1), None))
-        assert len(page.candles) == 1
-        assert page.start == page.end
-
-
-def test_a_market_that_is_listed_but_unknown_gives_the_exchange_s_own_words(server, source):
-    server.faults.add(Fault(Kind.VANISHED))
-    with pytest.raises(PermanentError, match=r"^upbit answered 404: Code not found$"):
-        source.fetch("KRW-BTC", Timeframe.M1, Span(NOW - timedelta(minutes=5), None))
-
-
-def test_a_market_that_vanishes_is_not_listed_any_more(server, source):
-    server.faults.add(Fault(Kind.VANISHED, times=None, market="KRW-BTC"))
-    with pytest.raises(PermanentError, match=r"KRW-BTC is not listed \(any more\)"):
-        source.fetch("KRW-BTC", Timeframe.M1, Span(NOW - timedelta(minutes=5), None))
-
-
-def test_the_exchange_s_refusal_is_permanent_in_its_own_words(source):
-    with pytest.raises(PermanentError, match=r"^upbit answered 400: specified unit is not valid\.$"):
-        source._call(lambda: source._client.request("candles/minutes/7", {"market": "KRW-BTC"})).wait(lambda: False)
-
-
-ONCE = {
-    "latency": Fault(Kind.LATENCY, seconds=0.01),
-    "reset before": Fault(Kind.RESET_BEFORE),
-    "reset in the middle": Fault(Kind.RESET_MIDDLE),
-    "reset at the end": Fault(Kind.RESET_END),
-    "truncated": Fault(Kind.TRUNCATED_JSON),
-    "a page of HTML": Fault(Kind.HTML_PAGE),
-    "duplicated": Fault(Kind.DUPLICATED),
-    "reordered": Fault(Kind.REORDERED),
-    "wrong value": Fault(Kind.WRONG_VALUE),
-    "the page before": Fault(Kind.REPEATED_PAGE),
-    **{f"status {status}": Fault(Kind.STATUS, status=status) for status in (418, 429, 500, 502, 503, 504)},
-}
-
-
-@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE.keys())
-@pytest.mark.parametrize("skip", [0, 3])
-def test_a_passing_fault_leaves_no_trace(server, source, fault, skip):
-    server.faults.add(Fault(**{**vars(fault), "skip": skip, "times": 2}))
-    span = Span(NOW - timedelta(days=1), NOW)
-    same(source.fetch("KRW-BTC", Timeframe.M1, span), truth(server, "KRW-BTC", "1M", span.start, span.end))
-    assert not server.faults.waiting
-
-
-# What lasts: the error it ends in.
-LASTING = {
-    "reset before": (Fault(Kind.RESET_BEFORE), TransientError, "upbit: .*onnection"),
-    "reset in the middle": (Fault(Kind.RESET_MIDDLE), TransientError, "upbit: "),
-    "truncated": (Fault(Kind.TRUNCATED_JSON), TransientError, "something else than JSON"),
-    "a page of HTML": (Fault(Kind.HTML_PAGE), TransientError, "something else than JSON: '<html>"),
-    "duplicated": (Fault(Kind.DUPLICATED), InvalidCandles, "something else than 200 1M candles"),
-    "reordered": (Fault(Kind.REORDERED), InvalidCandles, "duplicated or unsorted"),
-    "wrong value": (Fault(Kind.WRONG_VALUE), InvalidCandles, r"high is below open or close: 1 row \(2024-"),
-    **{
-        f"status {status}": (Fault(Kind.STATUS, status=status), TransientError, f"upbit answered {status}: ")
-        for status in (418, 429, 500, 502, 503, 504)
-    },
-}
-
-
-@pytest.mark.parametrize(("fault", "error", "says"), LASTING.values(), ids=LASTING.keys())
-def test_a_lasting_fault_ends_in_an_error_that_names_it(server, fault, error, says):
-    server.faults.add(Fault(**{**vars(fault), "times": None}))
-    with pytest.raises(error, match=says) as caught:
-        open_source(server, in_flight=1).fetch("KRW-BTC", Timeframe.M1, Span(NOW - timedelta(days=1), None))
-    assert isinstance(caught.value, PermanentError) is (error is InvalidCandles)
-    assert "gave up after 4 attempts" in str(caught.value)
-    assert len(server.requests) == 4
-
-
-def test_pages_before_a_failure_are_handed_on(server):
-    server.faults.add(Fault(Kind.STATUS, skip=3, times=None))
-    pages = open_source(server, in_flight=1).pages("KRW-FULL", Timeframe.M1, Span(NOW - timedelta(days=1), NOW))
-    assert len(list(itertools.islice(pages, 3))) == 3
-    with pytest.raises(TransientError):
-        next(pages)
-
-
-def test_nobody_home():
-    with FakeUpbit(MarketStore()) as gone:
-        url = gone.base_url
-    with pytest.raises(TransientError, match="gave up after 2 attempts"):
-        ExchangeSource(base_url=url, limits=(), backoff=Backoff(2, first=0.001)).markets()
-
-
-def test_an_answer_that_does_not_come_is_asked_for_again(server):
-    server.faults.add(Fault(Kind.LATENCY, seconds=30.0))
-    source = open_source(server, timeout=0.3, in_flight=1)
-    assert len(source.fetch("KRW-FULL", Timeframe.M1, Span(NOW - timedelta(minutes=5), None))) == 4
-
-
-@pytest.mark.parametrize(
-    ("fault", "backoff"),
-    [
-        pytest.param(Fault(Kind.LATENCY, seconds=60.0, times=None), QUICK, id="while it waits for an answer"),
-        pytest.param(Fault(Kind.STATUS, times=None), Backoff(first=60.0), id="between two attempts"),
-    ],
-)
-def test_a_cancel_is_heard(made, fault, backoff):
-    asked = []
-
-    def cancelled():
-        asked.append(threading.get_ident())
-        return len(asked) == 4
-
-    with FakeUpbit(MarketStore(), clock=ManualClock(NOW)) as stuck:
-        stuck.market.put("KRW-BTC", "1M", made)
-        stuck.faults.add(fault)
-        source = open_source(stuck, backoff=backoff, timeout=60.0)
-        with pytest.raises(Cancelled):
-            list(source.pages("KRW-BTC", Timeframe.M1, Span(NOW - timedelta(days=1), None), cancelled))
-    assert set(asked) == {threading.get_ident()}
-
-
-def test_a_cancel_is_heard_while_pages_come_fast(source):
-    answers = iter([False, False, True])
-    pages = source.pages("KRW-FULL", Timeframe.M1, Span(NOW - timedelta(days=1), NOW), lambda: next(answers))
-    assert len(list(itertools.islice(pages, 2))) == 2
-    with pytest.raises(Cancelled):
-        next(pages)
-
-
-def test_a_consumer_that_stops_leaves_no_thread_at_work(server):
-    server.faults.add(Fault(Kind.STATUS, skip=1, times=None))
-    source = open_source(server, backoff=Backoff(first=60.0), in_flight=2)
-    with pytest.raises(Cancelled):
-        list(
-            source.pages("KRW-FULL", Timeframe.M1, Span(NOW - timedelta(days=1), NOW), lambda: len(server.requests) > 1)
-        )
-    # The fixture waits for the threads, one of which is in a pause of a minute.
-
-
-def test_a_doubtful_answer_is_confirmed_when_nobody_else_is_asking(made):
-    with FakeUpbit(MarketStore(), clock=ManualClock(NOW)) as server:
-        server.market.put("KRW-BTC", "1M", made[made["timestamp"] < pd.Timestamp(NOW - timedelta(minutes=5))])
-        server.faults.add(Fault(Kind.LATENCY, skip=1, seconds=0.3))
-        source = open_source(server, in_flight=2)
-        list(source.pages("KRW-BTC", Timeframe.M1, Span(NOW - timedelta(minutes=300), None)))
-        assert [request.params["count"] for request in server.requests[:2]].count("1") == 0
-        assert server.requests[2].params["count"] == "1"
-
-
-@pytest.mark.parametrize(
-    ("error", "cause", "kind"),
-    [
-        ("ExchangeError", requests.exceptions.ContentDecodingError("broken gzip"), TransientError),
-        ("ExchangeError", requests.exceptions.SSLError("handshake"), TransientError),
-        ("ExchangeError", requests.exceptions.TooManyRedirects("in circles"), PermanentError),
-        ("ExchangeError", requests.exceptions.InvalidURL("no host"), PermanentError),
-        ("ExchangeError", None, PermanentError),
-        ("BadSymbol", None, PermanentError),
-        ("AuthenticationError", None, PermanentError),
-        ("NetworkError", ConnectionResetError("reset"), TransientError),
-        ("RequestTimeout", requests.exceptions.ReadTimeout("slow"), TransientError),
-        ("DDoSProtection", None, TransientError),
-        ("OnMaintenance", None, TransientError),
-    ],
-)
-def test_what_ccxt_s_errors_are(source, error, cause, kind):
-    with pytest.raises(kind, match=re.escape(str(cause or "said so"))), source._client.errors():
-        raise getattr(ccxt, error)("said so") from cause
-
-
 # ---- rate limit
 
 
@@ -608,6 +405,11 @@ def test_ccxt_pages_that_break_a_rule(answer, says):
 
     with pytest.raises(BadPageError, match=says):
         CcxtPager(Rows(answer, [])).window("KRW-BTC", Timeframe.M1, 0, 5 * 60_000_000)
+
+
+def test_an_exchange_without_candles():
+    with pytest.raises(NoCandles, match="bitflyer has no 1H candles"):
+        ExchangeSource("bitflyer").fetch("JPY-BTC", Timeframe.H1, Span(NOW, None))
 
 
 def test_an_exchange_without_such_a_timeframe():

@@ -224,7 +224,9 @@ class ExchangeSource:
     def _checked(self, symbol: str, timeframe: Timeframe) -> tuple[str, Timeframe]:
         offered = self._client.timeframes
         if timeframe not in offered:
-            raise NoCandles(f"{self._client.exchange} has no {timeframe} candles; it has {', '.join(offered)}")
+            raise NoCandles(
+                f"{self._client.exchange} has no {timeframe} candles; it has {', '.join(offered) or 'none'}"
+            )
         return normalize_symbol(symbol), Timeframe.parse(timeframe)
 
     def _bounds(self, timeframe: Timeframe, span: Span) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ answer for text. Not here: which candles are asked for (`pages`) and how often (
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import tempfile
@@ -30,7 +31,11 @@ _REMAINING = {"sec": 1.0, "min": 60.0}
 _TRANSIENT_STATUS = (408, 418, 425, 429)
 # Upbit answers 418 when 429 was not heeded, and blocks for a while.
 _HOLD_SECONDS = {418: 10.0, 429: 1.0}
-_SHOWN = 300
+# What a person sees of an answer: a page of a gateway may be megabytes.
+_SHOWN, _READ = 120, 20_000
+_NO_TEXT = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|</?[a-z!][^>]*(?:>|\Z)", re.DOTALL | re.IGNORECASE
+)
 
 # How the present thread waits: cancellable where somebody may cancel.
 waiting: ContextVar[Callable[[float], object]] = ContextVar("waiting", default=time.sleep)
@@ -127,7 +132,7 @@ class ExchangeClient:
             if limiter is not None:
                 _note_answer(limiter, status, headers)
             if status >= 400:
-                said = f"{self.exchange} answered {status}: {_message(body, plain_json) or reason}"
+                said = f"{self.exchange} answered {status}: {_message(body, plain_json) or _one_line(reason)}"
                 raise (
                     TransientError(said) if status >= 500 or status in _TRANSIENT_STATUS else RefusedError(said, status)
                 )
@@ -136,7 +141,9 @@ class ExchangeClient:
         def parse_json(body: str) -> Any:
             parsed = plain_json(body)
             if parsed is None:
-                raise TransientError(f"{self.exchange} answered with something else than JSON: {body[:60]!r}")
+                raise TransientError(
+                    f"{self.exchange} answered with something else than JSON: {_text(body) or 'nothing'}"
+                )
             return parsed
 
         made.throttle, made.on_rest_response, made.parse_json = throttle, on_rest_response, parse_json
@@ -156,7 +163,8 @@ class ExchangeClient:
     def timeframes(self) -> list[Timeframe]:
         """Timeframes the exchange has candles of, shortest first."""
         # ccxt writes a minute 1m and a month 1M.
-        return [timeframe for timeframe in Timeframe if timeframe.value.lower() in self.ccxt.timeframes]
+        # Some exchanges have none.
+        return [timeframe for timeframe in Timeframe if timeframe.value.lower() in (self.ccxt.timeframes or {})]
 
     def request(self, path: str, params: Mapping[str, object]) -> Any:
         """Answer to a public GET request, as parsed JSON.
@@ -221,7 +229,9 @@ class ExchangeClient:
             yield
         except ccxt.BaseError as error:
             cause = error.__cause__
-            text = f"{self.exchange}: {str(cause or error)[:_SHOWN]}"
+            # urllib3 packs the reason of a failed connection into a line about its pool.
+            reason = getattr(cause.args[0], "reason", None) if cause is not None and cause.args else None
+            text = f"{self.exchange}: {_one_line(str(reason or cause or error), 2 * _SHOWN)}"
             lasting = requests.TooManyRedirects, requests.URLRequired, ValueError
             broken = isinstance(cause, requests.RequestException) and not isinstance(cause, lasting)
             raise (TransientError if broken or isinstance(error, ccxt.OperationFailed) else PermanentError)(
@@ -245,11 +255,23 @@ def _note_answer(limiter: RateLimiter, status: int, headers: Mapping[str, str]) 
         limiter.hold(float(asked) if asked.isdecimal() else _HOLD_SECONDS[status])
 
 
+def _one_line(text: str, most: int = _SHOWN) -> str:
+    """Text of somebody else as one short line that does nothing to a terminal."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:_READ]).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def _message(body: str, parse: Callable[[str], Any]) -> str:
     parsed = parse(body)
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
     said = error.get("message") or error.get("name") if isinstance(error, dict) else None
-    return str(said or body.strip())[:_SHOWN]
+    return _text(body) if parsed is None else _one_line(str(said or body))
+
+
+def _text(body: str) -> str:
+    """First line that a person would read of a body, tags removed."""
+    text = html.unescape(_NO_TEXT.sub(" ", body[:_READ]))
+    return _one_line(next(filter(str.strip, text.splitlines()), ""))
 
 
 def _upbit_market(item: Mapping[str, Any]) -> Market:
