@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 # A shell starts background jobs with SIGINT ignored, and what we start would inherit it: no Ctrl-C could be tested, and
@@ -119,7 +121,14 @@ def postgres_url() -> Iterator[str]:
 
     home = Path(tempfile.mkdtemp(prefix="hts-pg-"))
     try:
-        yield start_server(home / "pg")
+        url = start_server(home / "pg")
+        # Nothing here outlives the tests; what becomes of data without power is not theirs to show.
+        with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER SYSTEM SET fsync = off")
+                cursor.execute("SELECT pg_reload_conf()")
+        yield url
     finally:
         stop_server(home / "pg")
         shutil.rmtree(home, ignore_errors=True)

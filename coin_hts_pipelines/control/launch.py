@@ -19,8 +19,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from coin_hts_pipelines.control.instance import connection_errors
 from coin_hts_pipelines.control.ranges import cut_into_boxes
 from coin_hts_pipelines.defs import build_defs
-from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key, year_partitions
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, SYMBOLS, join_key, year_partitions
 from coin_hts_pipelines.errors import CoinHtsError
 
 _OWNER_TAG = "coin_hts/process"

@@ -1,6 +1,8 @@
-"""Jobs a schedule or a person starts by name."""
+"""Jobs a schedule or a person starts by name; one object each, as Dagster wants of jobs that several refer to."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import dagster as dg
 
@@ -11,6 +13,7 @@ from coin_hts_pipelines.market import Timeframe
 NO_RETRIES = {"dagster/max_retries": "0"}
 
 
+@cache
 def refresh_job(timeframe: Timeframe) -> dg.UnresolvedAssetJobDefinition:
     """Candles of one timeframe; everything below follows by automation."""
     name = f"candles_{timeframe.value.lower()}"

@@ -15,6 +15,8 @@ from dagster import (
 from coin_hts_pipelines.market import Span, Timeframe
 from coin_hts_pipelines.settings import get_settings
 
+# Tags of a run over a range of partitions.
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 SYMBOLS = "symbols"
 SEPARATOR = "|"
 

@@ -1,15 +1,14 @@
 """What happens by the clock: candles are refreshed once a live source is configured, walk-forwards redone weekly."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 
 import dagster as dg
 
-from coin_hts_pipelines.catalog import Coverage, SymbolCatalog
-from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.control.ranges import cut_into_boxes
+from coin_hts_pipelines.defs.due_candles import due_runs
 from coin_hts_pipelines.defs.jobs import refresh_job, walk_forward_job
-from coin_hts_pipelines.defs.partitions import SYMBOLS, join_key, presets_name, split_key
-from coin_hts_pipelines.market import Span, Timeframe
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, SYMBOLS, join_key, presets_name, split_key
+from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.settings import Settings, get_settings
 
 # The daily bar of Upbit closes at midnight UTC and is final five minutes later; those of hours are looked at each hour.
@@ -17,7 +16,6 @@ _CRON = {Timeframe.D1: "5 0 * * *", Timeframe.H1: "2 * * * *"}
 _FINE, _COARSE = "*/5 * * * *", "2 * * * *"
 # Monday before anybody is up.
 _WEEKLY = "0 4 * * 1"
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def refresh_cron(timeframe: Timeframe, settings: Settings) -> str:
@@ -26,38 +24,6 @@ def refresh_cron(timeframe: Timeframe, settings: Settings) -> str:
         hour, _, minute = settings.daily_at.partition(":")
         return f"{int(minute)} {int(hour)} * * *"
     return _CRON.get(timeframe, _FINE if timeframe.delta < Timeframe.H1.delta else _COARSE)
-
-
-def missing_years(coverage: Coverage, source: str, symbol: str, timeframe: Timeframe, span: Span) -> list[int]:
-    """UTC years in which bars of a span were never asked for."""
-    years: set[int] = set()
-    for part in coverage.missing(source, symbol, timeframe, span):
-        start, end = part.start or span.start, part.end or span.end
-        if start is not None and end is not None:
-            years.update(range(start.year, (end - timedelta.resolution).year + 1))
-    return sorted(years)
-
-
-def _due_live(context: dg.ScheduleEvaluationContext, timeframe: Timeframe, at: datetime) -> list[dg.RunRequest]:
-    """Runs over the years of the fetched symbols that miss a closed bar; one run as long as they are a rectangle."""
-    settings, database = get_settings(), open_database()
-    symbols, coverage = list(context.instance.get_dynamic_partitions(SYMBOLS)), Coverage(database)
-    off = {one.symbol for one in SymbolCatalog(database).list() if not one.is_fetched}
-    span = Span(datetime(settings.first_year, 1, 1, tzinfo=UTC), timeframe.floor(at))
-    due = [
-        (symbol, str(year))
-        for symbol in symbols
-        if symbol not in off
-        for year in missing_years(coverage, settings.source, symbol, timeframe, span)
-    ]
-    years = [str(year) for year in range(settings.first_year, at.year + 1)]
-    return [
-        dg.RunRequest(
-            run_key=f"{at.isoformat()} {join_key(*box.first)}",
-            tags={RANGE_START: join_key(*box.first), RANGE_END: join_key(*box.last)},
-        )
-        for box in cut_into_boxes(due, symbols, years)
-    ]
 
 
 def refresh_schedule(timeframe: Timeframe, settings: Settings) -> dg.ScheduleDefinition:
@@ -79,7 +45,8 @@ def refresh_schedule(timeframe: Timeframe, settings: Settings) -> dg.ScheduleDef
             return dg.SkipReason("no symbols are registered; `coin-hts run` or the universe sensor registers them")
         at = context.scheduled_execution_time.astimezone(UTC)
         if get_settings().live_source:
-            return _due_live(context, timeframe, at) or dg.SkipReason(f"no closed {timeframe} bar is missing")
+            requests = due_runs(context.instance, timeframe, at, symbols)
+            return requests or dg.SkipReason(f"no closed {timeframe} bar is missing, or a run fetches it already")
         # The bar that closes just after New Year still belongs to the old year.
         years = (at - timeframe.delta).year, at.year
         tags = {RANGE_START: join_key(symbols[0], str(years[0])), RANGE_END: join_key(symbols[-1], str(years[1]))}

@@ -7,7 +7,7 @@ import dagster as dg
 
 from coin_hts_pipelines.control.task_reconciler import TaskReconciler
 from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_queue, task_url
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
 from coin_hts_pipelines.defs.tasks import task_partitions
 from coin_hts_pipelines.operations.alerts import LogAlerts
 from coin_hts_pipelines.results.publish import new_id

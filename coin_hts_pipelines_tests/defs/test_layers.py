@@ -21,10 +21,9 @@ from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.defs import backtests as backtests_module
 from coin_hts_pipelines.defs import build_defs
 from coin_hts_pipelines.defs.backtests import accounting_problem, lookahead_problem
-from coin_hts_pipelines.defs.partitions import SYMBOLS
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, SYMBOLS
 from coin_hts_pipelines.defs.rankings import rank_preset, ranking_path, report_path
 from coin_hts_pipelines.defs.resources import LakeResource
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
 from coin_hts_pipelines.lake import CandleStore, IndicatorStore
 from coin_hts_pipelines_tests.candle_maker import random_walk
 from coin_hts_pipelines_tests.catalog.conftest import new_database

@@ -12,8 +12,7 @@ import dagster as dg
 import pytest
 
 from coin_hts_pipelines.defs import build_defs
-from coin_hts_pipelines.defs.partitions import SYMBOLS, year_partitions
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, SYMBOLS, year_partitions
 from coin_hts_pipelines_tests.defs.helpers import forget_settings, materialized
 
 KST = ZoneInfo("Asia/Seoul")

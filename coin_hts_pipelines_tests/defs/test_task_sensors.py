@@ -13,7 +13,7 @@ import pytest
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_queue
 from coin_hts_pipelines.defs import build_defs, task_sensors
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
 from coin_hts_pipelines.errors import PermanentError
 from coin_hts_pipelines.tasks import queue as queue_module
 from coin_hts_pipelines.tasks.queue import TaskQueue

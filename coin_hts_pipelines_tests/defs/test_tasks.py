@@ -14,7 +14,7 @@ from coin_hts_pipelines.backtest import BacktestRequest
 from coin_hts_pipelines.catalog import Database, ResultIndex
 from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_queue
 from coin_hts_pipelines.defs import build_defs
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
 from coin_hts_pipelines.defs.task_submission import submit_backtest_task
 from coin_hts_pipelines.defs.tasks import TaskEvents
 from coin_hts_pipelines.lake import CandleStore

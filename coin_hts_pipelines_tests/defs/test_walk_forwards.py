@@ -17,8 +17,7 @@ from coin_hts_pipelines.backtest.walk_windows import LEAST_BARS, default_windows
 from coin_hts_pipelines.catalog import PresetCatalog
 from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.defs import build_defs
-from coin_hts_pipelines.defs.partitions import SYMBOLS
-from coin_hts_pipelines.defs.schedules import RANGE_END, RANGE_START
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, SYMBOLS
 from coin_hts_pipelines.defs.walk_forwards import walk_forward_one
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.results.walk_forward_store import WalkForwardStore
