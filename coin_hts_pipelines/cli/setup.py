@@ -7,11 +7,11 @@ import click
 
 @click.command("setup")
 def command() -> None:
-    """Start and migrate Postgres and write .env, so that Dagster's own commands find the instance."""
-    from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
+    """Start and migrate Postgres, register the built-in presets, write .env for Dagster's own commands."""
+    from coin_hts_pipelines.control.presets import prepare_presets  # noqa: PLC0415
     from coin_hts_pipelines.settings import get_settings  # noqa: PLC0415
 
-    database = prepare()
+    database = prepare_presets()
     settings = get_settings()
     click.echo(f"Postgres {database.version()} at {database.label}")
     click.echo(f"Instance in {settings.path(settings.dagster_home)}, data in {settings.root}")

@@ -16,9 +16,9 @@ from coin_hts_pipelines.settings import get_settings
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [default: setting, 3000]")
 def command(host: str | None, port: int | None) -> None:
     """Serve the Dagster UI and its daemon on the instance until Ctrl-C."""
-    from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
+    from coin_hts_pipelines.control.presets import prepare_presets  # noqa: PLC0415
 
-    prepare()
+    prepare_presets()
     settings = get_settings()
     home = settings.path(settings.dagster_home)
     address, number = host or settings.host, port or settings.port

@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
-from coin_hts_pipelines.catalog import Database, Preset, PresetCatalog, builtin_presets
+from coin_hts_pipelines.catalog import Database, Preset, PresetCatalog
 from coin_hts_pipelines.control.launch import Launcher, LayerOutcome, Watcher
+from coin_hts_pipelines.control.presets import register_presets
 from coin_hts_pipelines.defs.partitions import SYMBOLS, presets_name, split_key
 from coin_hts_pipelines.defs.resources import open_source
 from coin_hts_pipelines.errors import InvalidRequest
@@ -165,12 +166,8 @@ class Pipeline:
 
     def register(self, plans: Sequence[TimeframePlan]) -> None:
         """Register symbols and built-in presets with the catalog and the instance."""
-        self.presets.add(builtin_presets(self.settings.timeframes), exist_ok=True)
+        register_presets(self.launcher.instance, self.presets, self.settings.timeframes)
         self.launcher.register(SYMBOLS, sorted({symbol for plan in plans for symbol in plan.symbols}))
-        for text in self.settings.timeframes:
-            timeframe = Timeframe.parse(text)
-            names = [preset.name for preset in self.presets.list(timeframe.value)]
-            self.launcher.register(presets_name(timeframe), names)
 
     def run(self, plan: TimeframePlan, request: PipelineRequest) -> TimeframeReport:
         """Run the five layers of one timeframe; a bad partition stops only what lies below it."""

@@ -24,9 +24,10 @@ import pytest
 from dagster._utils.schedules import cron_string_iterator
 
 from coin_hts_pipelines import clock as package_clock
-from coin_hts_pipelines.catalog import PresetCatalog, SymbolCatalog, builtin_presets
-from coin_hts_pipelines.control.instance import open_database, open_instance, prepare
+from coin_hts_pipelines.catalog import SymbolCatalog
+from coin_hts_pipelines.control.instance import open_database, open_instance
 from coin_hts_pipelines.control.launch import Launcher, LayerOutcome
+from coin_hts_pipelines.control.presets import prepare_presets
 from coin_hts_pipelines.defs import build_defs
 from coin_hts_pipelines.defs.partitions import SYMBOLS, presets_name, split_key
 from coin_hts_pipelines.lake import CandleStore
@@ -122,7 +123,7 @@ def live(
     monkeypatch.setattr(exchange_client, "_LIMITS", {"upbit": ()})
     forget_settings()
     shutil.copy(CHECKOUT / "dagster.yaml", home)
-    database = prepare()
+    database = prepare_presets()  # as `coin-hts up` does
     with package_clock.simulated(clock), open_instance() as instance:
         yield instance
     database.dispose()
@@ -138,13 +139,6 @@ class Days:
         self.cursor: str | None = None
         self.happened: Counter[str] = Counter()
         self.evaluated: Any = None
-        catalog = PresetCatalog(open_database())
-        timeframes = get_settings().timeframes
-        catalog.add(builtin_presets(timeframes), exist_ok=True)
-        for timeframe in map(Timeframe, timeframes):
-            instance.add_dynamic_partitions(
-                presets_name(timeframe), [preset.name for preset in catalog.list(timeframe.value)]
-            )
         self.evaluate()  # what is there before the daemon starts is nobody's change
 
     def schedules(self) -> dict[str, Any]:
