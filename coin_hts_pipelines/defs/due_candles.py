@@ -16,9 +16,8 @@ from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.control.ranges import cut_into_boxes
 from coin_hts_pipelines.defs.jobs import refresh_job
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, join_key
-from coin_hts_pipelines.errors import InvalidRequest
 from coin_hts_pipelines.lake.sources.pages import PAGE_BARS
-from coin_hts_pipelines.market import Span, Timeframe, normalize_symbol
+from coin_hts_pipelines.market import Span, Timeframe
 from coin_hts_pipelines.settings import get_settings
 
 # dagster.yaml lets one run with this tag run at a time.
@@ -49,7 +48,7 @@ def due_runs(
     symbols: Sequence[str],
     only: Collection[str] | None = None,
 ) -> list[dg.RunRequest]:
-    """Runs over the symbols and years that miss bars which were closed at a moment.
+    """Runs over the symbols that are listed and switched on, and the years, that miss bars closed at a moment.
 
     Series that miss little share one run as long as they are a rectangle; of those that miss much the newest years
     come first, as many as an exchange gives in twenty minutes. Nothing is asked for while a run of the same kind and
@@ -66,12 +65,13 @@ def due_runs(
     """
     settings, database = get_settings(), open_database()
     coverage = Coverage(database)
-    off = {one.symbol for one in SymbolCatalog(database).list() if not one.is_fetched}
+    # Whoever imports files of another market makes partitions too; the exchange would not know them.
+    fetched = {one.symbol for one in SymbolCatalog(database).list(exchange=settings.exchange) if one.is_fetched}
     span = Span(datetime(settings.first_year, 1, 1, tzinfo=UTC), timeframe.floor(at))
     due = {
         (symbol, year): bars
         for symbol in symbols
-        if symbol not in off and (only is None or symbol in only) and _is_symbol(symbol)
+        if symbol in fetched and (only is None or symbol in only)
         for year, bars in missing_bars(coverage, settings.source, symbol, timeframe, span).items()
     }
     job = refresh_job(timeframe).name
@@ -95,14 +95,6 @@ def due_runs(
 def is_history(tags: Mapping[str, str]) -> bool:
     """Whether a run fetches the history of symbols, not what is new."""
     return HISTORY.items() <= tags.items()
-
-
-def _is_symbol(key: str) -> bool:
-    """Whether a partition, which anybody can add in the UI, is the name of a symbol."""
-    try:
-        return normalize_symbol(key) == key
-    except InvalidRequest:
-        return False
 
 
 def _newest(due: dict[tuple[str, int], int], pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:

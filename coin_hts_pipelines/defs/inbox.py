@@ -5,10 +5,11 @@ from typing import Any
 
 import dagster as dg
 
+from coin_hts_pipelines.catalog import SymbolCatalog
 from coin_hts_pipelines.defs.changed_candles import IMPORT_JOB, change_event
 from coin_hts_pipelines.defs.partitioned_work import RETRY
 from coin_hts_pipelines.defs.partitions import SYMBOLS
-from coin_hts_pipelines.defs.resources import LakeResource
+from coin_hts_pipelines.defs.resources import CatalogResource, LakeResource
 from coin_hts_pipelines.lake.inbox import Dropped, Imported, Inbox, import_file, stable
 from coin_hts_pipelines.settings import get_settings
 
@@ -20,16 +21,22 @@ class InboxConfig(dg.Config):
 
 
 @dg.op(out=dg.Out(dg.Nothing), retry_policy=RETRY, pool="inbox")
-def import_files(context: dg.OpExecutionContext, config: InboxConfig, lake: LakeResource) -> None:
+def import_files(
+    context: dg.OpExecutionContext, config: InboxConfig, lake: LakeResource, catalog: CatalogResource
+) -> None:
     """Merge files of the inbox; a refused one is moved aside with its reason, and the run says so at its end."""
     inbox, refused = Inbox(lake.root), {}
+    off = {one.symbol for one in SymbolCatalog(catalog.database).list(enabled=False)}
     for name in config.files:
         imported, reason = import_file(inbox, name, lake.candles)
         if reason is not None:
             refused[name] = reason
             continue
         for series in imported:
-            _record(context, lake, series)
+            if series.symbol in off:
+                context.log.warning(f"{series.symbol} is switched off: its candles are stored, nothing follows")
+            else:
+                _record(context, lake, series)
         if imported:
             # Last: whoever is interrupted before takes the file once more.
             inbox.accept(name)

@@ -39,6 +39,7 @@ def coverage(home: Path, database: Database, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COIN_HTS_SOURCE", SOURCE)
     monkeypatch.setenv("COIN_HTS_FIRST_YEAR", "2022")
     forget_settings()
+    SymbolCatalog(database).synchronize("upbit", dict.fromkeys(SYMBOLS, ""), "all")
     return Coverage(database)
 
 
@@ -149,9 +150,10 @@ def test_what_is_off_or_gone_is_left_out(coverage: Coverage, database: Database,
     catalog.synchronize("upbit", dict.fromkeys(SYMBOLS, "") | {"KRW-NEW": ""}, "all")
     catalog.switch(["KRW-XRP"], on=False)
     catalog.synchronize("upbit", {"KRW-XRP": "", "KRW-ADA": "", "KRW-NEW": ""}, "all")
-    # Anybody can add partitions by hand: a symbol the catalog does not know, and what is none at all.
-    symbols = [*SYMBOLS, "KRW-HAND", "no symbol"]
-    assert requested(instance, D1, symbols) == [("KRW-ADA|2022", "KRW-HAND|2024", False)]
+    catalog.add("binance", ["USDT-BTC"])
+    # Anybody can add partitions, of files or by hand: of another exchange, of none, and what is no symbol at all.
+    symbols = [*SYMBOLS, "KRW-NEW", "USDT-BTC", "KRW-HAND", "no symbol"]
+    assert requested(instance, D1, symbols) == [("KRW-ADA|2022", "KRW-NEW|2024", False)]
 
 
 def test_only_some_symbols_can_be_asked_for(coverage: Coverage, instance: dg.DagsterInstance) -> None:

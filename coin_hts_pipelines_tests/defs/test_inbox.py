@@ -11,6 +11,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from coin_hts_pipelines.catalog import Database, SymbolCatalog
 from coin_hts_pipelines.defs import build_defs
 from coin_hts_pipelines.defs.changed_candles import changed_candles_sensor
 from coin_hts_pipelines.defs.inbox import inbox_sensor
@@ -18,7 +19,10 @@ from coin_hts_pipelines.defs.partitions import SYMBOLS
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.settings import get_settings
 from coin_hts_pipelines_tests.candle_maker import random_walk
-from coin_hts_pipelines_tests.defs.helpers import recorded
+from coin_hts_pipelines_tests.catalog.conftest import _migrated, database, new_database
+from coin_hts_pipelines_tests.defs.helpers import forget_settings, home, recorded
+
+__all__ = ["_migrated", "database", "home", "new_database"]
 
 
 @pytest.fixture
@@ -28,7 +32,9 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def inbox(home: Path) -> Path:
+def inbox(home: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COIN_HTS_DATABASE_URL", database.url.render_as_string(hide_password=False))
+    forget_settings()
     folder = get_settings().root / "inbox"
     folder.mkdir(parents=True)
     return folder
@@ -109,3 +115,18 @@ def test_a_bad_file_fails_the_run_and_not_the_others(inbox: Path, instance: dg.D
     names = sorted(path.name for path in (inbox / "rejected").iterdir())
     assert names == ["KRW-ETH_1D.csv", "KRW-ETH_1D.csv.reason.txt"]
     assert pd.DataFrame(CandleStore(get_settings().root).load("KRW-BTC", "1D")).shape[0] == 100
+
+
+def test_nothing_follows_the_candles_of_a_symbol_that_is_off(
+    inbox: Path, instance: dg.DagsterInstance, database: Database
+) -> None:
+    catalog = SymbolCatalog(database)
+    catalog.add("upbit", ["KRW-BTC", "KRW-ETH"])
+    catalog.switch(["KRW-BTC"], on=False)
+    for symbol in ("KRW-BTC", "KRW-ETH"):
+        random_walk(30, 1).to_csv(inbox / f"{symbol}_1D.csv", index=False)
+    done = Ticks(instance).run()
+    assert done.success
+    assert list(instance.get_dynamic_partitions(SYMBOLS)) == ["KRW-ETH"]
+    assert {key.split("|")[0] for key in recorded(instance, done.run_id)} == {"KRW-ETH"}
+    assert CandleStore(get_settings().root).symbols() == ["KRW-BTC", "KRW-ETH"], "they are stored"
