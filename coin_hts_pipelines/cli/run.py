@@ -57,11 +57,12 @@ def command(
     from coin_hts_pipelines.cli.output import Bar  # noqa: PLC0415
     from coin_hts_pipelines.control.launch import Launcher  # noqa: PLC0415
     from coin_hts_pipelines.control.pipeline import Pipeline, PipelineRequest, make_plans  # noqa: PLC0415
+    from coin_hts_pipelines.control.run_owners import end_dead_runs  # noqa: PLC0415
 
     request = PipelineRequest(name, folder if name == "files" else None, wanted, comma_list(timeframes), start, end)
     plans = make_plans(request, settings)
     with open_instance() as instance, Bar() as bar, Launcher(instance, bar) as launcher:
-        launcher.reconcile()
+        end_dead_runs(instance)
         pipeline = Pipeline(launcher, database, settings, bar)
         pipeline.register(plans)
         reports = [pipeline.run(plan, request) for plan in plans]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
@@ -18,17 +16,10 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from coin_hts_pipelines.control.instance import connection_errors
 from coin_hts_pipelines.control.ranges import cut_into_boxes
+from coin_hts_pipelines.control.run_owners import owner_tags
 from coin_hts_pipelines.defs import build_defs
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START, SYMBOLS, join_key, year_partitions
 from coin_hts_pipelines.errors import CoinHtsError
-
-_OWNER_TAG = "coin_hts/process"
-_UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 class Watcher(Protocol):
@@ -96,29 +87,6 @@ class _Collector:
         self.outcome.bad.update(bad)
 
 
-def _process_token(pid: int) -> str | None:
-    """Host, process id and start time: a process id alone is used again."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] in ("Z", "X"):  # dead, but nobody has waited for it
-            return None
-        started = fields[19]
-    except (OSError, IndexError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        started = "unknown"
-    return f"{socket.gethostname()}/{pid}/{started}"
-
-
-def _is_dead(token: str) -> bool:
-    host, pid, _ = token.split("/")
-    return host == socket.gethostname() and _process_token(int(pid)) != token
-
-
 class Launcher:
     """Runs assets in this process on an instance; a context manager, to be used in the main thread."""
 
@@ -143,17 +111,6 @@ class Launcher:
         if new:
             self.instance.add_dynamic_partitions(dimension, new)
         return list(self.instance.get_dynamic_partitions(dimension))
-
-    def reconcile(self) -> list[str]:
-        """Fail the runs that a dead process of this machine left unfinished and free their pool slots."""
-        dead = []
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-            token = run.tags.get(_OWNER_TAG)
-            if token is not None and _is_dead(token):
-                self.instance.report_run_failed(run, "the process of this run ended without finishing it")
-                self.instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-                dead.append(run.run_id)
-        return dead
 
     def run_symbol_years(
         self, asset: str, keys: Collection[tuple[str, int]], config: Mapping[str, Any]
@@ -212,7 +169,7 @@ class Launcher:
                     tags={
                         RANGE_START: first,
                         RANGE_END: last,
-                        _OWNER_TAG: _process_token(os.getpid()) or "",
+                        **owner_tags(run_id),
                     },
                 )
             except Exception as error:  # whatever ends a run ends this layer's keys, not the process

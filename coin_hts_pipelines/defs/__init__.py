@@ -22,7 +22,7 @@ from coin_hts_pipelines.defs.partitioned_work import NoProgress  # noqa: E402
 from coin_hts_pipelines.defs.rankings import rankings_asset  # noqa: E402
 from coin_hts_pipelines.defs.resources import CatalogResource, export_store_resource, lake_resource  # noqa: E402
 from coin_hts_pipelines.defs.schedules import refresh_schedules, walk_forward_schedules  # noqa: E402
-from coin_hts_pipelines.defs.sensors import automation_sensor  # noqa: E402
+from coin_hts_pipelines.defs.sensors import automation_sensor, dead_run_sensor  # noqa: E402
 from coin_hts_pipelines.defs.task_cleanup import task_cleanup_schedule  # noqa: E402
 from coin_hts_pipelines.defs.task_sensors import dispatch_sensor, reconcile_sensor  # noqa: E402
 from coin_hts_pipelines.defs.task_submission import submit_backtest_task  # noqa: E402
@@ -46,6 +46,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
         jobs=[*(schedule.job for schedule in schedules), task_job(), submit_backtest_task, import_inbox],
         sensors=[
             automation_sensor(),
+            dead_run_sensor(),
             dispatch_sensor(),
             reconcile_sensor(),
             universe_sensor(settings),

@@ -16,6 +16,7 @@ import dagster as dg
 from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from coin_hts_pipelines.control.run_owners import own
 from coin_hts_pipelines.defs.partitions import split_key
 from coin_hts_pipelines.errors import CoinHtsError, PermanentError, TransientError
 from coin_hts_pipelines.parallel import run_parallel
@@ -125,6 +126,7 @@ def work_on(
     dagster.Failure
         If any partition is bad for good; not retried.
     """
+    own(context.instance, context.run)
     with _interrupts_end_the_run(context):
         yield from _work_on(context, items, work, progress, checks, finish, also)
 

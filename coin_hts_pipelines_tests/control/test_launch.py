@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +13,12 @@ from sqlalchemy.exc import OperationalError
 
 from coin_hts_pipelines import NoCandles
 from coin_hts_pipelines.control.launch import (
-    _OWNER_TAG,
     InterruptWitness,
     Launcher,
     _chain,
-    _is_dead,
-    _process_token,
     _reason,
 )
+from coin_hts_pipelines.control.run_owners import owner_tags
 from coin_hts_pipelines.defs.partitions import SYMBOLS
 from coin_hts_pipelines.lake import CandleStore
 
@@ -48,65 +43,6 @@ class Watcher:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:
         yield made
-
-
-# ---- who owns a run
-
-
-def test_this_process_is_alive() -> None:
-    token = _process_token(os.getpid())
-    assert token is not None
-    host, pid, started = token.split("/")
-    assert (host, pid) == (socket.gethostname(), str(os.getpid()))
-    assert started.isdigit()
-    assert not _is_dead(token)
-
-
-def test_a_process_that_ended_is_dead() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    token = _process_token(process.pid)
-    assert token is not None
-    assert not _is_dead(token)
-    process.communicate(b"\n", timeout=30)
-    assert _process_token(process.pid) is None
-    assert _is_dead(token)
-
-
-def test_a_reused_process_id_is_another_process() -> None:
-    token = _process_token(os.getpid())
-    assert token is not None
-    host, pid, started = token.split("/")
-    assert _is_dead(f"{host}/{pid}/{int(started) - 1}")
-
-
-def test_of_another_machine_nothing_is_known() -> None:
-    assert not _is_dead(f"elsewhere/{os.getpid()}/1")
-
-
-def test_runs_of_a_dead_process_are_failed_and_no_others(instance: dg.DagsterInstance) -> None:
-    host, pid, started = (_process_token(os.getpid()) or "").split("/")
-    owners = {
-        "dead": f"{host}/{pid}/{int(started) - 1}",
-        "alive": f"{host}/{pid}/{started}",
-        "elsewhere": "other-host/1/1",
-        "nobody": None,
-    }
-    runs = {}
-    for name, owner in owners.items():
-        run = instance.create_run_for_job(
-            _nothing, tags={_OWNER_TAG: owner} if owner else {}, status=dg.DagsterRunStatus.STARTED
-        )
-        runs[name] = run.run_id
-    with Launcher(instance, Watcher()) as launcher:
-        assert launcher.reconcile() == [runs["dead"]]
-        assert launcher.reconcile() == []
-    status = {name: instance.get_run_by_id(run_id).status.value for name, run_id in runs.items()}  # type: ignore[union-attr]
-    assert status == {"dead": "FAILURE", "alive": "STARTED", "elsewhere": "STARTED", "nobody": "STARTED"}
-
-
-@dg.job
-def _nothing() -> None:
-    """Does nothing."""
 
 
 # ---- interrupts and reasons
@@ -166,7 +102,7 @@ def test_a_layer_runs_exactly_the_keys_asked_for(instance: dg.DagsterInstance, h
     assert (store.years("KRW-BTC", "1D"), store.years("KRW-ETH", "1D")) == ([2023, 2024], [2024])
     runs = [instance.get_run_by_id(run_id) for run_id in outcome.run_ids]
     assert sorted(run.status.value for run in runs if run) == ["FAILURE", "SUCCESS", "SUCCESS"]
-    assert {run.tags[_OWNER_TAG] for run in runs if run} == {_process_token(os.getpid())}
+    assert all(run and run.tags.items() >= owner_tags(run.run_id).items() for run in runs)
     assert instance.get_materialized_partitions(dg.AssetKey("candles_1d")) == set(outcome.good)
 
 
