@@ -29,6 +29,8 @@ DEFAULT_UNIVERSE = (
     "KRW-ADA", "KRW-BCH", "KRW-BTC", "KRW-DOGE", "KRW-ETH", "KRW-NEAR", "KRW-SOL", "KRW-XLM", "KRW-XRP",
 )  # fmt: skip
 
+_TIME_OF_DAY = r"^([01]\d|2[0-3]):[0-5]\d$"
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -75,9 +77,7 @@ class Settings(BaseSettings):
     )
     source_path: Path | None = Field(None, description="Folder of the files source; empty: DATA_ROOT itself.")
     exchange_url: str | None = Field(None, description="Address of the exchange; empty: its own.")
-    daily_at: str = Field(
-        "00:05", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="When daily candles are refreshed, UTC."
-    )
+    daily_at: str = Field("00:05", pattern=_TIME_OF_DAY, description="When daily candles are refreshed, UTC.")
     universe: str = Field(
         "list", pattern="^(list|all)$", description="New markets that are switched on: those of the list below, or all."
     )
@@ -129,13 +129,58 @@ class Settings(BaseSettings):
         None, validation_alias=_names("s3_secret_access_key", "aws_secret_access_key"), description="Secret key."
     )
 
+    backup_dir: Path | None = Field(
+        None, description="Folder of the backups; empty: the folder backups beside DATA_ROOT. Better another disk."
+    )
+    backup_store: str = Field(
+        "directory", pattern="^(directory|s3)$", description="directory, or s3: the bucket of the exports."
+    )
+    backup_at: str = Field("02:00", pattern=_TIME_OF_DAY, description="When the daily backup is made, Asia/Seoul.")
+    backup_keep_daily: int = Field(7, ge=1, description="Newest backups of a day that are kept.")
+    backup_keep_weekly: int = Field(4, ge=0, description="Newest backups of a week that are kept.")
+    backup_keep_monthly: int = Field(3, ge=0, description="Newest backups of a month that are kept.")
+
+    retention_run_days: int = Field(30, ge=1, description="Days after which finished runs of Dagster are removed.")
+    retention_export_days: int = Field(
+        90, ge=1, description="Days after which exports of presets and results no longer current are removed."
+    )
+    retention_task_days: int = Field(90, ge=1, description="Days after which rows of finished tasks are removed.")
+
+    slack_webhook_url: SecretStr | None = Field(
+        None,
+        validation_alias=_names("slack_webhook_url", "slack_webhook_url"),
+        description="Incoming webhook of Slack for alerts; empty: none are sent there.",
+    )
+    smtp_host: str | None = Field(
+        None, validation_alias=_names("smtp_host", "smtp_host"), description="Mail server for alerts; empty: no mail."
+    )
+    smtp_port: int = Field(
+        587, ge=1, le=65535, validation_alias=_names("smtp_port", "smtp_port"), description="Its port."
+    )
+    smtp_starttls: bool = Field(True, description="Speak TLS to it; without it no password is sent.")
+    smtp_ca_bundle: Path | None = Field(None, description="CA bundle of a private mail server.")
+    smtp_user: str | None = Field(
+        None, validation_alias=_names("smtp_user", "smtp_user"), description="Login; empty: none."
+    )
+    smtp_password: SecretStr | None = Field(
+        None, validation_alias=_names("smtp_password", "smtp_password"), description="Password of the login."
+    )
+    alert_mail_from: str | None = Field(None, description="Sender of the mails.")
+    alert_mail_to: CommaList = Field((), description="Receivers of the mails.")
+    alert_repeat_hours: float = Field(6, gt=0, description="Hours after which an alert that lasts is sent again.")
+    alert_most_per_hour: int = Field(20, ge=1, description="Alerts sent an hour at most; the others are summed up.")
+    alert_disk_percent: float = Field(80, gt=0, le=100, description="Share of the disk in use that is worth an alert.")
+
     ui_url: str | None = Field(None, description="Address of the Dagster UI in links; empty: host and port below.")
     host: str = Field("127.0.0.1", description="Address `make up` listens on.")
     port: int = Field(3000, ge=1, le=65535, description="Port `make up` listens on.")
-    log_level: str = Field("INFO", description="Level of the command line's log.")
+    log_level: str = Field("INFO", description="Level of the logs.")
+    log_dir: Path | None = Field(None, description="Folder of the log files; empty: DATA_ROOT/logs.")
+    log_max_megabytes: int = Field(20, ge=1, description="Size at which a log file is put aside.")
+    log_files: int = Field(10, ge=1, description="Log files put aside that are kept.")
     numba_cache_dir: Path | None = Field(None, description="Cache of compiled kernels, for read-only installations.")
 
-    @field_validator("symbols", "timeframes", mode="before")
+    @field_validator("symbols", "timeframes", "alert_mail_to", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -167,6 +212,16 @@ class Settings(BaseSettings):
     def exports(self) -> Path:
         """Absolute folder of the directory export store."""
         return self.path(self.export_dir) if self.export_dir else self.root / "exports"
+
+    @property
+    def backups(self) -> Path:
+        """Absolute folder of the directory of backups."""
+        return self.path(self.backup_dir) if self.backup_dir else self.root.parent / "backups"
+
+    @property
+    def logs(self) -> Path:
+        """Absolute folder of the log files."""
+        return self.path(self.log_dir) if self.log_dir else self.root / "logs"
 
     @property
     def reports(self) -> Path:

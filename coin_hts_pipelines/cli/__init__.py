@@ -24,10 +24,16 @@ _COMMANDS = {
     "task": "Backtests and sweeps in the background: submit, watch, result.",
     "data": "List, import, check and generate candles.",
     "preset": "List, show, add and remove standing backtests.",
+    "backup": "Back up, verify, restore; try a restore for practice.",
+    "storage": "Prune what is old; set up the object store.",
+    "alert": "List alerts, and send one to see that they arrive.",
+    "migrate": "Import results of an older system.",
     "up": "Serve the Dagster UI and its daemon.",
     "db": "The embedded Postgres: start, stop, url.",
     "setup": "Start and migrate Postgres, write .env.",
     "doctor": "Say what works and what does not.",
+    "status": "One screen: what happened in the last 24 hours.",
+    "metrics": "Serve figures for Prometheus.",
 }
 
 
