@@ -33,6 +33,8 @@ SLOW = (
     "hundred_symbols",
     "task_load",
     "live_candles",
+    "backup",
+    "retention",
     "peers_backtest",
     "peers_sweep",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import signal
 import threading
 import time
@@ -76,7 +77,9 @@ def run_parallel(
     try:
         with interrupts_later():
             for number in range(min(max(1, threads), len(items))):
-                threading.Thread(target=worker, name=f"work_{number}").start()
+                # With the caller's context: what it has bound stands on the lines its threads log.
+                run = contextvars.copy_context().run
+                threading.Thread(target=run, args=(worker,), name=f"work_{number}").start()
         while len(results) < len(items):
             if on_wait is not None and time.monotonic() - looked >= _POLL_SECONDS:
                 on_wait()

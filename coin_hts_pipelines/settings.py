@@ -174,7 +174,9 @@ class Settings(BaseSettings):
     ui_url: str | None = Field(None, description="Address of the Dagster UI in links; empty: host and port below.")
     host: str = Field("127.0.0.1", description="Address `make up` listens on.")
     port: int = Field(3000, ge=1, le=65535, description="Port `make up` listens on.")
-    log_level: str = Field("INFO", description="Level of the logs.")
+    log_level: str = Field(
+        "INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="Level of the logs."
+    )
     log_dir: Path | None = Field(None, description="Folder of the log files; empty: DATA_ROOT/logs.")
     log_max_megabytes: int = Field(20, ge=1, description="Size at which a log file is put aside.")
     log_files: int = Field(10, ge=1, description="Log files put aside that are kept.")

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from coin_hts_pipelines.catalog.models import SCHEMA
 from coin_hts_pipelines.errors import InvalidRequest, TransientError
 
-HEAD_REVISION = "0005"
+HEAD_REVISION = "0006"
 DAGSTER_SCHEMA = "dagster"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Two processes that start at once must not migrate at once; the number is arbitrary, but ours.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, DateTime, Index, MetaData, Text, func, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Identity, Index, MetaData, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TSTZMULTIRANGE
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -194,3 +194,58 @@ class SymbolRow(Base):
     enabled: Mapped[bool]
     first_seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delisted_at: Mapped[datetime | None]
+
+
+class AlertRow(Base):
+    """Something a person should be told: one row each time it is said, so that what lasts is said again by a new one.
+
+    `lasts` marks the newest word on a finding that has not ended; `handled_at` is when every sink had it.
+    """
+
+    __tablename__ = "alerts"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    key: Mapped[str]
+    kind: Mapped[str]
+    severity: Mapped[str]
+    title: Mapped[str]
+    body: Mapped[str]
+    link: Mapped[str | None]
+    times: Mapped[int]
+    first_seen_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    lasts: Mapped[bool]
+    handled_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("severity IN ('info', 'warning', 'error')", name="severity"),
+        CheckConstraint("times >= 1", name="times"),
+        Index("uq_alerts_key", "key", unique=True, postgresql_where=text("lasts")),
+        Index("ix_alerts_unhandled", "id", postgresql_where=text("handled_at IS NULL")),
+    )
+
+
+class AlertDeliveryRow(Base):
+    """What became of an alert at one sink; those summed up in one message are `sent_with` the first of them."""
+
+    __tablename__ = "alert_deliveries"
+
+    alert_id: Mapped[int] = mapped_column(
+        BigInteger,
+        ForeignKey(f"{SCHEMA}.alerts.id", name="fk_alert_deliveries_alert_id", ondelete="CASCADE"),
+        primary_key=True,
+    )
+    sink: Mapped[str] = mapped_column(primary_key=True)
+    attempts: Mapped[int]
+    next_attempt_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    sent_with: Mapped[int | None] = mapped_column(BigInteger)
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        CheckConstraint("attempts >= 1", name="attempts"),
+        CheckConstraint(
+            "(sent_at IS NULL) = (sent_with IS NULL) AND (sent_at IS NULL) = (next_attempt_at IS NOT NULL)", name="sent"
+        ),
+        Index("ix_alert_deliveries_sent_at", "sink", "sent_at"),
+    )

@@ -6,7 +6,8 @@ Each noun is a file of its own and imported only when it is called: `--help` mus
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -71,14 +72,18 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="coin_hts_pipelines", prog_name="coin-hts")
-def cli() -> None:
+@click.pass_obj
+def cli(start_logs: Callable[[], None] | None) -> None:
     """Trustworthy, fast, self-running backtests of crypto strategies on Dagster."""
+    # Of `main` only: a test that calls a command in its own process logs nowhere.
+    if start_logs is not None:
+        start_logs()
 
 
 def main() -> NoReturn:
     """Run the command: exit status 0 done, 1 failed work, 2 bad input, 130 interrupted; errors are one sentence."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, obj=_start_logs)
         sys.exit(code if isinstance(code, int) else 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _say("interrupted; runs of this command are canceled and nothing is half-written")
@@ -101,5 +106,16 @@ def main() -> NoReturn:
         sys.exit(FAILED_WORK)
 
 
+def _start_logs() -> None:
+    from coin_hts_pipelines.operations.logs import configure_logs  # noqa: PLC0415
+    from coin_hts_pipelines.settings import get_settings  # noqa: PLC0415
+
+    # Settings that cannot be read are said by the command that needs them.
+    with suppress(CoinHtsError):
+        configure_logs(get_settings(), process="cli", console=True)
+
+
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    from coin_hts_pipelines.operations.redaction import redact  # noqa: PLC0415
+
+    click.echo(redact(text), err=True)

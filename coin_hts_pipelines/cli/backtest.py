@@ -126,10 +126,13 @@ def _print(request: dict[str, Any], manifests: list[Any]) -> None:
 @json_option
 def list_(preset: str, symbol: str, timeframe: str, strategy: str, limit: int, as_json: bool) -> None:
     """List results, newest first, also those whose files were pruned."""
+    from rich.markup import escape  # noqa: PLC0415
+
     from coin_hts_pipelines.catalog import ResultIndex  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import console, number, print_json, source_label, table  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
     from coin_hts_pipelines.market import Timeframe, normalize_symbol  # noqa: PLC0415
+    from coin_hts_pipelines.results.legacy_store import LEGACY  # noqa: PLC0415
 
     rows = ResultIndex(prepare()).list(
         preset=preset,
@@ -144,8 +147,8 @@ def list_(preset: str, symbol: str, timeframe: str, strategy: str, limit: int, a
     lines = [
         [
             row.id,
-            row.preset or "by hand",
-            row.strategy,
+            row.preset or ("older system" if row.candle_source == LEGACY else "by hand"),
+            escape(row.strategy),
             " ".join(row.symbols),
             row.timeframe,
             source_label(row.candle_source),
@@ -183,6 +186,7 @@ def show(result_id: str, as_json: bool) -> None:
     from coin_hts_pipelines.catalog import ResultIndex  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import console, number, print_json, request_line, source_label, table  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
+    from coin_hts_pipelines.results.legacy_store import LEGACY  # noqa: PLC0415
 
     row = ResultIndex(prepare()).get(result_id)
     files = sorted(Path(row.path).iterdir()) if Path(row.path).is_dir() else []
@@ -190,6 +194,9 @@ def show(result_id: str, as_json: bool) -> None:
         print_json({**_row_document(row), "files": files})
         return
     out = console()
+    if row.candle_source == LEGACY:
+        _print_legacy(row, files)
+        return
     out.print(f"[bold]{row.id}[/bold]  {row.preset or 'by hand'}  {' '.join(row.symbols)} {row.timeframe}")
     out.print(f"{row.start_date:%Y-%m-%d} to {row.end_date:%Y-%m-%d}, candles: {source_label(row.candle_source)}")
     out.print(request_line(row.request), markup=False)
@@ -201,3 +208,33 @@ def show(result_id: str, as_json: bool) -> None:
             out.print(str(path), soft_wrap=True)
     else:
         out.print("Its files were pruned; the figures stay.")
+
+
+_LEGACY_FIGURES = (
+    ("signals", "study_samples", "{:,.0f}"),
+    ("win rate", "study_win_rate", "{:,.6g}"),
+    ("avg return", "study_avg_return", "{:,.6g}"),
+    ("max drawdown", "study_max_drawdown", "{:,.6g}"),
+    ("avg hold bars", "study_avg_hold_bars", "{:,.6g}"),
+)
+
+
+def _print_legacy(row: Any, files: list[Any]) -> None:
+    """Print a result of an older system: what its file said, under the names the file had."""
+    from coin_hts_pipelines.cli.output import console, number, table  # noqa: PLC0415
+
+    out, origin = console(), row.request["legacy"]
+    lines = [
+        f"{row.id}  older system's run {origin['run_id']}  {' '.join(row.symbols)} {row.timeframe}",
+        f"{row.strategy}, asked for {row.request['start_date']} to {row.request['end_date']}, from {origin['file']}",
+        ", ".join(f"{name}={value}" for name, value in row.request["params"].items()),
+    ]
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
+    figures = [[label, number(row.figures.get(key), form)] for label, key, form in _LEGACY_FIGURES]
+    out.print(table("", ["", " ".join(row.symbols)], figures, left=("",)))
+    unit = {"fraction": "fractions", "percent": "percent"}.get(origin["return_unit"], "of an unknown unit")
+    out.print(f"Figures as the older system computed them, without an account; returns of its signals are {unit}.")
+    out.print("Not comparable with results of this system: run the backtest again for that.")
+    for path in files:
+        out.print(str(path), markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from coin_hts_pipelines.settings import get_settings
 def command(host: str | None, port: int | None) -> None:
     """Serve the Dagster UI and its daemon on the instance until Ctrl-C."""
     from coin_hts_pipelines.control.presets import prepare_presets  # noqa: PLC0415
+    from coin_hts_pipelines.operations.logs import level_name  # noqa: PLC0415
 
     prepare_presets()
     settings = get_settings()
@@ -30,4 +31,5 @@ def command(host: str | None, port: int | None) -> None:
     os.chdir(home)
     # -W: `dagster dev` recommends `dg dev` at every start.
     argv = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", "workspace.yaml"]
-    os.execv(sys.executable, [*argv, "-h", address, "-p", str(number)])  # noqa: S606
+    level = level_name(settings).lower()
+    os.execv(sys.executable, [*argv, "-h", address, "-p", str(number), "--log-level", level])  # noqa: S606

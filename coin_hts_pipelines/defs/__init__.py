@@ -11,6 +11,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
+from coin_hts_pipelines.defs.alert_sensors import sensors_of_alerts  # noqa: E402
 from coin_hts_pipelines.defs.backtests import backtests_asset  # noqa: E402
 from coin_hts_pipelines.defs.candles import candles_asset  # noqa: E402
 from coin_hts_pipelines.defs.changed_candles import changed_candles_sensor  # noqa: E402
@@ -21,6 +22,7 @@ from coin_hts_pipelines.defs.jobs import task_job  # noqa: E402
 from coin_hts_pipelines.defs.partitioned_work import NoProgress  # noqa: E402
 from coin_hts_pipelines.defs.rankings import rankings_asset  # noqa: E402
 from coin_hts_pipelines.defs.resources import CatalogResource, export_store_resource, lake_resource  # noqa: E402
+from coin_hts_pipelines.defs.retention import prune_storage_schedule  # noqa: E402
 from coin_hts_pipelines.defs.schedules import refresh_schedules, walk_forward_schedules  # noqa: E402
 from coin_hts_pipelines.defs.sensors import automation_sensor, dead_run_sensor  # noqa: E402
 from coin_hts_pipelines.defs.task_cleanup import task_cleanup_schedule  # noqa: E402
@@ -39,7 +41,12 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     """All definitions of the configured timeframes; `overrides` replace resources by name (tests, the command line)."""
     settings = get_settings()
     timeframes = [Timeframe.parse(text) for text in settings.timeframes]
-    schedules = [*refresh_schedules(settings), *walk_forward_schedules(settings), task_cleanup_schedule()]
+    schedules = [
+        *refresh_schedules(settings),
+        *walk_forward_schedules(settings),
+        task_cleanup_schedule(),
+        prune_storage_schedule(),
+    ]
     return dg.Definitions(
         assets=[*(layer(timeframe) for timeframe in timeframes for layer in LAYERS), backtest_task_asset()],
         schedules=schedules,
@@ -52,6 +59,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
             universe_sensor(settings),
             inbox_sensor(),
             changed_candles_sensor(),
+            *sensors_of_alerts(),
         ],
         resources={
             "lake": lake_resource(settings),

@@ -19,6 +19,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from coin_hts_pipelines.control.run_owners import own
 from coin_hts_pipelines.defs.partitions import split_key
 from coin_hts_pipelines.errors import CoinHtsError, PermanentError, TransientError
+from coin_hts_pipelines.operations.logs import bind
 from coin_hts_pipelines.parallel import run_parallel
 from coin_hts_pipelines.settings import get_settings
 
@@ -163,13 +164,14 @@ def _work_on(
     asset = context.asset_key.to_user_string()
     started = time.perf_counter()
     progress.check_interrupt()
-    answers = run_parallel(
-        items,
-        lambda item, cancelled: work(item[0], item[1], cancelled),
-        threads=get_settings().worker_threads,
-        on_done=lambda item: progress.advance(asset, len(item[1])),
-        on_wait=progress.check_interrupt,
-    )
+    with bind(run=context.run.run_id):
+        answers = run_parallel(
+            items,
+            lambda item, cancelled: work(item[0], item[1], cancelled),
+            threads=get_settings().worker_threads,
+            on_done=lambda item: progress.advance(asset, len(item[1])),
+            on_wait=progress.check_interrupt,
+        )
     outcomes: dict[str, Outcome] = {}
     for (_, keys), answer in zip(items, answers, strict=True):
         for key in keys:

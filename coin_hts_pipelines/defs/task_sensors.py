@@ -9,7 +9,7 @@ from coin_hts_pipelines.control.task_reconciler import TaskReconciler
 from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_queue, task_url
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
 from coin_hts_pipelines.defs.tasks import task_partitions
-from coin_hts_pipelines.operations.alerts import LogAlerts
+from coin_hts_pipelines.operations.alert_outbox import OutboxAlerts
 from coin_hts_pipelines.results.publish import new_id
 from coin_hts_pipelines.results.task_store import TaskStore
 from coin_hts_pipelines.settings import get_settings
@@ -96,7 +96,7 @@ def reconcile_sensor() -> dg.SensorDefinition:
         store = TaskStore(settings.root)
         reconciler = TaskReconciler(context.instance, queue, store, lost_seconds=settings.task_lost_seconds)
         found, cursor = reconciler.reconcile(context.cursor)
-        told = announce_dead_letters(DeadLetters(queue), LogAlerts(), task_url)
+        told = announce_dead_letters(DeadLetters(queue), OutboxAlerts(queue.database), task_url)
         said = "; ".join(part for part in (str(found), f"alerts: {told}" if told else "") if part)
         return dg.SensorResult(skip_reason=dg.SkipReason(said or "queue and runs agree"), cursor=cursor)
 

@@ -30,6 +30,7 @@ from coin_hts_pipelines.errors import Cancelled, CoinHtsError, NoCandles, Perman
 from coin_hts_pipelines.lake import CandleStore, is_synthetic
 from coin_hts_pipelines.lake.candle_files import UNKNOWN_SOURCE
 from coin_hts_pipelines.market import Timeframe, validated_arrays
+from coin_hts_pipelines.operations.logs import bind
 from coin_hts_pipelines.parallel import interrupts_later, run_parallel
 from coin_hts_pipelines.results.task_store import Superseded, TaskDirectory, TaskStore
 from coin_hts_pipelines.tasks.closer import Closer, Export
@@ -213,7 +214,8 @@ class TaskWorker:
             return job.reason is not None or stopped()
 
         try:
-            self._compute(job, symbol, directory, cancelled)
+            with bind(task=job.claim.task_id, symbol=symbol):
+                self._compute(job, symbol, directory, cancelled)
             job.worked(symbol)
         except Superseded:
             job.end("lost")

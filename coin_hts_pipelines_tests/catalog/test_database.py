@@ -26,7 +26,7 @@ DRIVER = "postgresql+psycopg2"
 
 
 FIRST_TABLES = {"alembic_version", "presets", "results"}
-TABLES = {*FIRST_TABLES, "tasks", "dead_letters", "coverage", "symbols"}
+TABLES = {*FIRST_TABLES, "tasks", "dead_letters", "coverage", "symbols", "alerts", "alert_deliveries"}
 
 
 def tables(database: Database) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_qu
 from coin_hts_pipelines.defs import build_defs, task_sensors
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
 from coin_hts_pipelines.errors import PermanentError
+from coin_hts_pipelines.operations.alert_delivery import AlertOutbox
 from coin_hts_pipelines.tasks import queue as queue_module
 from coin_hts_pipelines.tasks.queue import TaskQueue
 from coin_hts_pipelines_tests.catalog.conftest import _migrated, database, new_database
@@ -170,9 +170,7 @@ def test_runs_of_tasks_are_retried_by_nobody_else() -> None:
     assert [node.definition.retry_policy for node in job.nodes] == [None]
 
 
-def test_the_reconciler_says_what_it_did_and_announces_the_dead(
-    queue: TaskQueue, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_reconciler_says_what_it_did_and_announces_the_dead(queue: TaskQueue, instance: dg.DagsterInstance) -> None:
     def reconcile(cursor: str | None) -> dg.SensorResult:
         answer = task_sensors.reconcile_sensor()(dg.build_sensor_context(instance=instance, cursor=cursor))
         assert isinstance(answer, dg.SensorResult)
@@ -189,10 +187,10 @@ def test_the_reconciler_says_what_it_did_and_announces_the_dead(
     (claim,) = queue.claim(run_key="key")
     assert queue.start(claim, "run", "host:1")
     queue.fail(claim, PermanentError("the candles are damaged"), "permanent")
-    with caplog.at_level(logging.ERROR):
-        assert said(reconcile(quiet.cursor)) == "alerts: 1"
-    (alert,) = [record.getMessage() for record in caplog.records if record.name == "coin_hts_pipelines.alerts"]
-    assert task_id in alert
-    assert "the candles are damaged" in alert
-    assert f"http://127.0.0.1:3000/assets/backtest_task?view=partitions&partition={task_id}" in alert
+    assert said(reconcile(quiet.cursor)) == "alerts: 1"
     assert said(reconcile(quiet.cursor)) == "queue and runs agree"
+    (raised,) = AlertOutbox(queue.database, []).list()
+    assert (raised.alert.kind, raised.alert.title, raised.times) == ("dead_letter", f"task {task_id} failed", 1)
+    assert "the candles are damaged" in raised.alert.text
+    page = f"http://127.0.0.1:3000/assets/backtest_task?view=partitions&partition={task_id}"
+    assert raised.alert.link == page

@@ -1,0 +1,232 @@
+"""Alerts of failed runs and checks, by the events they leave; and the delivery of whatever is in the outbox.
+
+Tasks are not among it: what fails of them for good is a dead letter. A failed backup or drill says so itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, cast
+
+import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventType, JobFailureData
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
+
+from coin_hts_pipelines import clock
+from coin_hts_pipelines.control.instance import open_database
+from coin_hts_pipelines.control.tasks import TASK_JOB, run_url
+from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
+from coin_hts_pipelines.operations.alert_conditions import disk_alerts, stale_alerts
+from coin_hts_pipelines.operations.alert_delivery import AlertOutbox
+from coin_hts_pipelines.operations.alert_outbox import Finding, note_findings
+from coin_hts_pipelines.operations.alert_sinks import open_sinks
+from coin_hts_pipelines.operations.alerts import Alert
+from coin_hts_pipelines.settings import get_settings
+
+_EVENTS = 200
+# It stands in the cursor until the run is judged.
+_LONGEST_REASON = 2000
+# The daemon looks for failed runs every few seconds; one it has not started again by then it never will.
+_RETRIED_WITHIN = timedelta(minutes=5)
+Verdict = Literal["alert", "wait", "forget"]
+
+
+def sensors_of_alerts() -> list[dg.SensorDefinition]:
+    """All of them; on by default, since an alert that is never on is no alert."""
+    return [failure_sensor(), condition_sensor(), delivery_sensor()]
+
+
+def delivery_sensor() -> dg.SensorDefinition:
+    """Send the alerts that are due."""
+
+    @dg.sensor(
+        name="deliver_alerts",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Sends alerts to Slack and by mail, or writes them to the log if neither is set up.",
+    )
+    def deliver_alerts() -> dg.SkipReason:
+        settings = get_settings()
+        repeat = timedelta(hours=settings.alert_repeat_hours)
+        most = settings.alert_most_per_hour
+        outbox = AlertOutbox(open_database(), open_sinks(settings), most_per_hour=most, repeat=repeat)
+        return dg.SkipReason(str(outbox.deliver()))
+
+    return deliver_alerts
+
+
+# ---- failed runs and checks
+
+
+def failure_sensor() -> dg.SensorDefinition:
+    """Raise alerts of runs that failed for good and of checks that failed, and end those of what is good again."""
+
+    @dg.sensor(
+        name="watch_failures",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Raises an alert when a run fails and is not tried again, and when a check fails.",
+    )
+    def watch_failures(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        instance = context.instance
+        cursor: dict[str, Any] = json.loads(context.cursor or "{}")
+        if "runs" not in cursor:
+            # What failed before anybody watched is history.
+            newest = instance.event_log_storage.get_maximum_record_id() or 0
+            cursor = {"runs": newest, "successes": newest, "checks": newest, "undecided": {}, "failing": {}}
+        findings = [*_watch_runs(instance, cursor), *_watch_checks(instance, cursor)]
+        ended = note_findings(open_database(), findings)
+        said = [alert.title for _, alert in findings if alert is not None] + [f"{key} is good again" for key in ended]
+        return dg.SensorResult(skip_reason="; ".join(said) or "nothing failed", cursor=json.dumps(cursor))
+
+    return watch_failures
+
+
+def _watch_runs(instance: dg.DagsterInstance, cursor: dict[str, Any]) -> list[Finding]:
+    findings: list[Finding] = []
+    # A success ends what failed before it; what failed after it is raised below.
+    for event in _events(instance, DagsterEventType.RUN_SUCCESS, cursor, "successes"):
+        run = instance.get_run_by_id(event.run_id)
+        if run is not None:
+            findings.append((run_key(run), None))
+    undecided: dict[str, Any] = cursor["undecided"]
+    for event in _events(instance, DagsterEventType.RUN_FAILURE, cursor, "runs"):
+        failed = cast(DagsterEvent, event.event_log_entry.dagster_event)
+        undecided[event.run_id] = {"at": event.timestamp, "reason": failure_reason(failed)[:_LONGEST_REASON]}
+    for run_id, failure in list(undecided.items()):
+        run = instance.get_run_by_id(run_id)
+        age = clock.now() - datetime.fromtimestamp(failure["at"], UTC)
+        verdict = judge(run, age, retries=instance.run_retries_enabled)
+        if run is not None and verdict == "alert":
+            findings.append((run_key(run), run_alert(run, failure["reason"])))
+        if verdict != "wait":
+            del undecided[run_id]
+    return findings
+
+
+def judge(run: dg.DagsterRun | None, age: timedelta, *, retries: bool) -> Verdict:
+    """Whether a failure is one for people: Dagster tries some again, and says so in tags a moment after the failure."""
+    if run is None or run.job_name == TASK_JOB or AUTO_RETRY_RUN_ID_TAG in run.tags:
+        return "forget"
+    if run.status is not dg.DagsterRunStatus.FAILURE:
+        return "wait" if run.status in NOT_FINISHED_STATUSES and age < _RETRIED_WITHIN else "forget"
+    may_be_retried = retries and run.tags.get(WILL_RETRY_TAG) != "false"
+    return "wait" if may_be_retried and age < _RETRIED_WITHIN else "alert"
+
+
+def run_key(run: dg.DagsterRun) -> str:
+    """What makes two failed runs the same finding: the same work, tried again by Dagster, a schedule or a person."""
+    return " ".join(["run", run_name(run), *_scope(run.tags)])
+
+
+def run_name(run: dg.DagsterRun) -> str:
+    """Job of a run; of one without a job of its own, its assets."""
+    if not run.job_name.startswith("__") or not run.asset_selection:
+        return run.job_name
+    return ", ".join(sorted(key.to_user_string() for key in run.asset_selection))
+
+
+def run_alert(run: dg.DagsterRun, reason: str) -> Alert:
+    """Alert of a run that failed for good."""
+    lines = [reason]
+    if scope := _scope(run.tags):
+        lines.append(f"Partitions: {' to '.join(scope)}")
+    if run.root_run_id not in (None, run.run_id):
+        lines.append(f"Tried again since run {run.root_run_id}.")
+    return Alert("run_failure", f"{run_name(run)} failed", "\n".join(lines), run_url(run.run_id), "error")
+
+
+def failure_reason(event: DagsterEvent) -> str:
+    """Why a run failed, as its first failed step said it."""
+    # A run that was reported as failed, because its process is gone, has no data.
+    data = cast("JobFailureData | None", event.event_specific_data)
+    step = data.first_step_failure_event if data is not None else None
+    if step is not None:
+        failure = step.step_failure_data
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            return str(failure.user_failure_data.description)
+        if failure.error is not None:
+            return str((failure.error.cause or failure.error).message)
+    error = data.error if data is not None else None
+    return str(error.message if error is not None else event.message)
+
+
+def _watch_checks(instance: dg.DagsterInstance, cursor: dict[str, Any]) -> list[Finding]:
+    findings: list[Finding] = []
+    failing: dict[str, list[str]] = cursor["failing"]
+    for event in _events(instance, DagsterEventType.ASSET_CHECK_EVALUATION, cursor, "checks"):
+        evaluation = cast(DagsterEvent, event.event_log_entry.dagster_event).asset_check_evaluation_data
+        run = instance.get_run_by_id(event.run_id)
+        scope = _scope(run.tags) if run is not None else []
+        key = f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}"
+        if not evaluation.passed:
+            alert = check_alert(evaluation, event.run_id)
+            if alert is not None:
+                failing[key] = scope
+                findings.append((key, alert))
+        # A run over other partitions says nothing about those that failed.
+        elif failing.get(key) == scope:
+            del failing[key]
+            findings.append((key, None))
+    return findings
+
+
+def check_alert(evaluation: dg.AssetCheckEvaluation, run_id: str) -> Alert | None:
+    """Alert of a failed check: errors, and of the warnings that data is stale."""
+    stale = evaluation.check_name == "freshness"
+    if evaluation.severity is not dg.AssetCheckSeverity.ERROR and not stale:
+        return None
+    asset = evaluation.asset_key.to_user_string()
+    found = evaluation.metadata.get("failing_partitions")
+    findings = found.value if found is not None and isinstance(found.value, Mapping) else {}
+    text = "\n".join([evaluation.description or "", *(f"{key}: {what}" for key, what in findings.items())]).strip()
+    title = f"{asset} is stale" if stale else f"check {evaluation.check_name} of {asset} failed"
+    severity: Literal["warning", "error"] = "warning" if stale else "error"
+    kind: Literal["stale_data", "failed_check"] = "stale_data" if stale else "failed_check"
+    return Alert(kind, title, text or "The run says more.", run_url(run_id or None), severity)
+
+
+def _events(
+    instance: dg.DagsterInstance, kind: DagsterEventType, cursor: dict[str, Any], name: str
+) -> Sequence[dg.EventLogRecord]:
+    """Events since the cursor, oldest first; the cursor moves on."""
+    wanted = dg.EventRecordsFilter(kind, after_cursor=cursor[name])
+    found = instance.event_log_storage.get_event_records(wanted, limit=_EVENTS, ascending=True)
+    if found:
+        cursor[name] = found[-1].storage_id
+    return found
+
+
+def _scope(tags: Mapping[str, str]) -> list[str]:
+    """Partitions of a run: first and last, or the one."""
+    return [tags[name] for name in (RANGE_START, RANGE_END, PARTITION_NAME_TAG) if name in tags]
+
+
+# ---- stale candles and full disks
+
+
+def condition_sensor() -> dg.SensorDefinition:
+    """Raise alerts of what is wrong without any event, and end them when it is not any more."""
+
+    @dg.sensor(
+        name="watch_conditions",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Raises an alert when the candles of a live source grow old, and when a disk fills up.",
+    )
+    def watch_conditions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        settings, database = get_settings(), open_database()
+        before = json.loads(context.cursor or "[]")
+        alerts, fresh = stale_alerts(settings, database, before)
+        alerts |= disk_alerts(settings)
+        note_findings(database, [*alerts.items()])
+        titles = [alert.title for alert in alerts.values() if alert is not None]
+        return dg.SensorResult(
+            skip_reason="; ".join(titles) or "candles are fresh and disks have room",
+            cursor=json.dumps(fresh),
+        )
+
+    return watch_conditions

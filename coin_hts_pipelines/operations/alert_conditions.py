@@ -1,0 +1,87 @@
+"""What is worth an alert without any event: candles of a live source that grow old, disks that fill up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from coin_hts_pipelines import clock
+from coin_hts_pipelines.catalog.database import Database
+from coin_hts_pipelines.catalog.models import CoverageRow
+from coin_hts_pipelines.market import Timeframe
+from coin_hts_pipelines.operations.alerts import Alert
+from coin_hts_pipelines.settings import Settings
+
+# Three bars, and what the schedules (every five minutes at best) and a slow fetch may add to them.
+_STALE_BARS, _STALE_GRACE = 3, timedelta(minutes=15)
+# A disk that is about as full as the limit must not come and go.
+_DISK_SLACK = 2.0
+
+
+def stale_alerts(
+    settings: Settings, database: Database, fresh: Sequence[str]
+) -> tuple[dict[str, Alert | None], list[str]]:
+    """By key of each timeframe its alert, None if it is fresh; and the timeframes that have been fresh.
+
+    Only what was fresh grows stale: a history that is fetched for the first time is old until it is there. Judged by
+    the newest bar of all symbols that the ledger knows; of single ones the checks say it.
+
+    Parameters
+    ----------
+    fresh
+        Timeframes that were fresh before.
+    """
+    known = {f"stale {text}" for text in fresh}
+    if not settings.live_source:
+        return dict.fromkeys(known), []
+    newest = _newest_bars(database, settings.source)
+    alerts: dict[str, Alert | None] = {}
+    for timeframe in map(Timeframe.parse, settings.timeframes):
+        opened, key = newest.get(timeframe), f"stale {timeframe}"
+        if opened is not None and clock.now() - opened <= _STALE_BARS * timeframe.delta + _STALE_GRACE:
+            alerts[key] = None
+        elif key in known:
+            last = f"the newest opened {opened:%Y-%m-%d %H:%M} UTC" if opened else "there are none"
+            alerts[key] = Alert(
+                "stale_data",
+                f"{timeframe} candles of {settings.exchange} are stale",
+                f"None of {settings.source} has come for more than {_STALE_BARS} bars: {last}.",
+                f"{settings.ui}/assets/candles_{timeframe.lower()}",
+                "error",
+            )
+    return alerts, sorted(key.removeprefix("stale ") for key in alerts)
+
+
+def _newest_bars(database: Database, source: str) -> dict[Timeframe, datetime]:
+    """Open time of the newest bar the ledger knows of a source, by timeframe."""
+    end = sa.func.max(sa.func.upper(CoverageRow.covered))
+    query = sa.select(CoverageRow.timeframe, end).where(CoverageRow.source == source).group_by(CoverageRow.timeframe)
+    with database.session() as session:
+        found = {Timeframe(text): moment for text, moment in session.execute(query) if moment is not None}
+    return {timeframe: moment.astimezone(UTC) - timeframe.delta for timeframe, moment in found.items()}
+
+
+def disk_alerts(settings: Settings) -> dict[str, Alert | None]:
+    """By key of each disk its alert, None if it has room; one in between is left as it is."""
+    places = {"data": settings.root}
+    if settings.backup_store == "directory":
+        places["backups"] = settings.backups
+    alerts: dict[str, Alert | None] = {}
+    seen: set[int] = set()
+    for name, place in places.items():
+        if not place.exists() or (device := place.stat().st_dev) in seen:
+            continue
+        seen.add(device)
+        usage = shutil.disk_usage(place)
+        # As `df` says it: what is reserved for root is not there for us.
+        percent = 100 * usage.used / (usage.used + usage.free)
+        if percent >= settings.alert_disk_percent:
+            text = f"{usage.free / 1e9:,.1f} GB of {place} are free; the limit is {settings.alert_disk_percent:g} %."
+            title = f"the disk of the {name} is {percent:.0f} % full"
+            alerts[f"disk {name}"] = Alert("disk_full", title, text, settings.ui, "error")
+        elif percent < settings.alert_disk_percent - _DISK_SLACK:
+            alerts[f"disk {name}"] = None
+    return alerts
