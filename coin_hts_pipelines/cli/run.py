@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.option("--source", type=click.Choice(["sample", "files"]), help="Where candles come from.  [default: setting]")
+@click.option("--source", help="Where candles come from: sample, files, exchange:upbit.  [default: setting]")
 @click.option("--path", type=click.Path(path_type=Path), help="Folder or file of the files source.")
-@click.option("--symbols", help="A,B or patterns such as 'USDT-*' or all.  [default: setting; files: all]")
+@click.option("--symbols", help="A,B or patterns such as 'USDT-*' or all.  [default: settings; files: all]")
 @click.option("--timeframes", default="1D,1H", show_default=True, help="Timeframes, comma-separated.")
 @span_options
 @json_option
@@ -49,7 +49,8 @@ def command(
     if path is not None and name != "files":
         raise InvalidRequest(f"--path belongs to the source files, not to {name}")
     folder = path.resolve() if path else (settings.path(settings.source_path) if settings.source_path else None)
-    wanted = comma_list(symbols) if symbols is not None else (settings.symbols if name == "sample" else ("all",))
+    default = {"sample": settings.symbols, "files": ("all",)}.get(name, settings.universe_symbols)
+    wanted = comma_list(symbols) if symbols is not None else default
     if not wanted or not comma_list(timeframes):
         raise InvalidRequest("--symbols and --timeframes need at least one name each")
     database = prepare()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database, Preset, PresetCatalog
 from coin_hts_pipelines.control.launch import Launcher, LayerOutcome, Watcher
 from coin_hts_pipelines.control.presets import register_presets
@@ -76,8 +77,8 @@ class TimeframeReport:
         return {asset: layer.bad for asset, layer in self.layers.items() if layer.bad}
 
 
-def choose_symbols(source: CandleSource, wanted: Sequence[str]) -> list[str]:
-    """Symbols of the source that `all`, names or patterns such as `USDT-*` ask for.
+def choose_symbols(source: CandleSource, wanted: Sequence[str], quote: str | None = None) -> list[str]:
+    """Symbols of the source that `all` (of a quote), names or patterns such as `USDT-*` ask for.
 
     Raises
     ------
@@ -88,7 +89,7 @@ def choose_symbols(source: CandleSource, wanted: Sequence[str]) -> list[str]:
     chosen: set[str] = set()
     for text in wanted:
         if text.lower() == "all":
-            matches = known
+            matches = [symbol for symbol in known if quote is None or symbol.startswith(f"{quote}-")]
         elif "*" in text or "?" in text:
             matches = [symbol for symbol in known if fnmatchcase(symbol, text.upper())]
         else:
@@ -123,8 +124,9 @@ def make_plans(request: PipelineRequest, settings: Settings) -> list[TimeframePl
         listed = ", ".join(settings.timeframes)
         raise InvalidRequest(f"timeframe {missing[0]} has no assets; COIN_HTS_TIMEFRAMES is {listed}")
     parse_span(request.start, request.end)
-    symbols = choose_symbols(source, request.symbols)
-    now, plans = datetime.now(UTC), []
+    live = request.source.startswith("exchange:")
+    symbols = choose_symbols(source, request.symbols, settings.universe_quote if live else None)
+    now, plans = clock.now(), []
     for timeframe in timeframes:
         start = request.start or (_default_start(timeframe, now) if source.synthetic else None)
         span = parse_span(start, request.end)

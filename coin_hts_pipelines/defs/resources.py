@@ -1,6 +1,5 @@
 """What the assets work with, built from the settings: the lake, the catalog, the results and the export store."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def open_source(name: str, path: Path | None, store_root: Path) -> CandleSource:
         For an unknown name.
     """
     if name == "sample":
-        return SampleSource(now=datetime.now(UTC))
+        return SampleSource(now=clock.now())
     if name == "files":
         if path is None or path.resolve() == store_root.resolve():
             return StoredSource(CandleStore(store_root))

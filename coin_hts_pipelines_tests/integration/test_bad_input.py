@@ -57,7 +57,7 @@ CASES = {
     ),
     "date": Refused(("run", "--start", "yesterdayish"), ("'yesterdayish' cannot be read", "Asia/Seoul")),
     "unknown option": Refused(("run", "--colour"), ("No such option", "--colour")),
-    "unknown source": Refused(("run", "--source", "coinbase"), ("'coinbase'", "'sample', 'files'")),
+    "unknown source": Refused(("run", "--source", "coinbase"), ("'coinbase'", "sample, files, exchange:NAME")),
     "unknown strategy": Refused((*BACKTEST, "moon"), ("'moon' is unknown", "volume_long_candle")),
     "unknown parameter": Refused((*LONG, "--param", "luck=7"), ("'luck' is unknown", "vol_ma_window")),
     "parameter below its range": Refused((*LONG, "--param", "vol_ma_window=0"), ("vol_ma_window = 0", "from 1 to 500")),

@@ -317,7 +317,8 @@ def test_an_end_at_any_moment_leaves_no_stray_file(
         assert strays_in(tmp_path) == set()
     elif outcome == "lost":
         assert queue.states["t"] == "running", "it says nothing any more"
-        assert strays_in(tmp_path) == {"t/.attempt"}
+        # Told only after its manifest was written, it has removed the file.
+        assert strays_in(tmp_path) <= {"t/.attempt"}
         assert "t/manifest.json" not in left
     else:
         assert outcome == queue.states["t"] == "completed"
