@@ -26,11 +26,14 @@ def monte_carlo(result_id: str, runs: int, seed: int, block_bars: int | None, as
     from coin_hts_pipelines.catalog import ResultIndex  # noqa: PLC0415
     from coin_hts_pipelines.cli.output import print_json, records  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import prepare  # noqa: PLC0415
-    from coin_hts_pipelines.errors import NoCandles  # noqa: PLC0415
+    from coin_hts_pipelines.errors import InvalidRequest, NoCandles  # noqa: PLC0415
     from coin_hts_pipelines.results import ResultStore  # noqa: PLC0415
+    from coin_hts_pipelines.results.legacy_store import LEGACY  # noqa: PLC0415
     from coin_hts_pipelines.settings import get_settings  # noqa: PLC0415
 
     row = ResultIndex(prepare()).get(result_id)
+    if row.candle_source == LEGACY:
+        raise InvalidRequest(f"result {row.id} is of an older system and has no account; run the backtest again")
     if not Path(row.path).is_dir():
         raise NoCandles(f"the files of result {row.id} were pruned; run the backtest again")
     stored = ResultStore(get_settings().root).read(Path(row.path))

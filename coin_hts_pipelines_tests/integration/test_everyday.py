@@ -245,8 +245,10 @@ def test_new_candles_of_one_symbol_spoil_no_ranking(stocked: Project, tmp_path: 
 
 def test_doctor(stocked: Project) -> None:
     findings = {finding["name"]: finding for finding in answer(stocked, "doctor")}
-    assert {name: finding["state"] for name, finding in findings.items()} == {
-        "data root": "ok", "postgres": "ok", "candles": "ok", "export store": "ok", "dagster": "ok", "daemon": "warn",
+    states = {name: finding["state"] for name, finding in findings.items()}
+    assert states.pop("code location") in ("ok", "warn"), "a busy machine may not load it in time"
+    assert states == {
+        "settings": "ok", "backups folder": "ok", "logs folder": "ok", "queue": "ok", "backups": "warn", "data root": "ok", "postgres": "ok", "candles": "ok", "export store": "ok", "dagster": "ok", "daemon": "warn",
         "runs": "ok", "strategies": "ok",
     }  # fmt: skip
     assert str(stocked.data) in findings["data root"]["detail"]
