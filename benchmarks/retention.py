@@ -10,22 +10,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from benchmarks.measure import BIN, CHECKOUT, Row, run_process, scratch_project
+from coin_hts_pipelines.catalog import Database
+from coin_hts_pipelines.operations.embedded_postgres import find_server, server_url
 
 RUNS, PARTITIONS, PROCESSES, LIMIT_SECONDS = 10_000, 500, 2, 60
 
 # Made by several processes in the project: each event is an insert, a notification and a row of its asset.
 _MAKE = """
 import sys
-import sqlalchemy as sa
 from coin_hts_pipelines.control.instance import open_database, open_instance, prepare
 from coin_hts_pipelines_tests.control.run_maker import RunMaker
 
 prepare()
 first, step, runs, partitions = map(int, sys.argv[1:])
 with open_instance() as instance:
-    # What is made need not survive a power cut.
-    sa.event.listen(sa.engine.Engine, "connect", lambda one, _: one.cursor().execute("SET synchronous_commit = off"))
     maker = RunMaker(instance, open_database())
     for number in range(first, runs, step):
         run_id = maker.begin()
@@ -35,6 +36,19 @@ with open_instance() as instance:
         maker.record(run_id, "candles_1d", key)
         maker.end(run_id, days=40)
 """
+
+
+def _set_durable(home: Path, wanted: str) -> None:
+    """Whether Postgres waits for the disk: what is made need not survive a power cut, what is measured must."""
+    server = find_server(home / "data" / "postgres")
+    if server is None:
+        sys.exit("the embedded Postgres does not run")
+    database = Database(server_url(server.socket_dir, server.port))
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(f"ALTER SYSTEM SET fsync = {wanted}"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
+        connection.execute(sa.text("CHECKPOINT"))
+    database.dispose()
 
 
 def _make(home: Path) -> float:
@@ -53,7 +67,9 @@ def rows() -> Iterator[Row]:
     """Make the runs, then prune what is older than 30 days; the same again by the command, with nothing to do."""
     with scratch_project() as home:
         run_process([BIN / "coin-hts", "setup"], home)
+        _set_durable(home, "off")
         seconds = _make(home)
+        _set_durable(home, "on")
         pruned = subprocess.run(
             [BIN / "coin-hts", "storage", "prune", "--json"], cwd=home, capture_output=True, text=True, check=True
         )
