@@ -317,9 +317,10 @@ def test_an_end_at_any_moment_leaves_no_stray_file(
         assert strays_in(tmp_path) == set()
     elif outcome == "lost":
         assert queue.states["t"] == "running", "it says nothing any more"
-        # Told only after its manifest was written, it has removed the file.
-        assert strays_in(tmp_path) <= {"t/.attempt"}
-        assert "t/manifest.json" not in left
+        # On a slow machine it may hear so only after its manifest was written and the file removed.
+        finished = "t/manifest.json" in left
+        assert not (finished and heard)
+        assert strays_in(tmp_path) == (set() if finished else {"t/.attempt"})
     else:
         assert outcome == queue.states["t"] == "completed"
         assert not heard or (asked is Signal.TIMEOUT and moment == 37), "in time, though only just"
