@@ -1,4 +1,4 @@
-"""`coin-hts backup`: back up, list, verify, restore, prune."""
+"""`coin-hts backup`: back up, list, verify, restore, restore for practice, prune."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ _MEGABYTE = 1e6
         "list": ("backup:list_", "List backups, newest first."),
         "verify": ("backup:verify", "Read every byte of a backup, or of all."),
         "restore": ("backup:restore", "Bring a backup back."),
+        "drill": ("backup:drill", "Restore the newest backup beside everything, and see whether it is all there."),
         "prune": ("backup:prune", "Remove backups that are not to be kept."),
     },
 )
 def command() -> None:
-    """Back up, verify and restore."""
+    """Back up, verify, restore; try a restore for practice."""
 
 
 @click.command("create")
@@ -41,12 +42,13 @@ def create(as_json: bool) -> None:
     it goes.
     """
     from coin_hts_pipelines.cli.output import print_json, share_bar  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import ALERTS, BACKUP_JOB, alerting  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import open_database  # noqa: PLC0415
     from coin_hts_pipelines.operations.backup import create_backup, open_target  # noqa: PLC0415
 
     settings = get_settings()
     target = open_target(settings)
-    with share_bar("backup") as progress:
+    with alerting(*ALERTS[BACKUP_JOB]), share_bar("backup") as progress:
         made = create_backup(settings, open_database(), target, progress=progress)
     if as_json:
         print_json(_row(made))
@@ -106,6 +108,7 @@ def list_(as_json: bool) -> None:
 def verify(backup_id: str | None, as_json: bool) -> int:
     """Read every byte of a backup (latest: the newest; none named: all); exit status 1 and each bad object by name."""
     from coin_hts_pipelines.cli.output import print_json, share_bar  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import note_verified  # noqa: PLC0415
     from coin_hts_pipelines.operations.backup import (  # noqa: PLC0415
         find_backup,
         list_all,
@@ -128,6 +131,7 @@ def verify(backup_id: str | None, as_json: bool) -> int:
         with share_bar("verify") as progress:
             problems[manifest.id] = verify_backup(target, manifest, progress=progress)
     bad = any(problems.values())
+    note_verified(problems)
     if as_json:
         print_json([{"id": name, "ok": not found, "problems": found} for name, found in problems.items()])
         return int(bad)
@@ -150,6 +154,7 @@ def restore(backup_id: str, to: Path | None, force: bool) -> None:
     Every byte is verified before anything is replaced. Stop `coin-hts up` first. What was interrupted can be run again.
     """
     from coin_hts_pipelines.cli.output import share_bar  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import alerting  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import database_url  # noqa: PLC0415
     from coin_hts_pipelines.operations.backup import (  # noqa: PLC0415
         find_backup,
@@ -165,7 +170,7 @@ def restore(backup_id: str, to: Path | None, force: bool) -> None:
         _restore_elsewhere(target, manifest, to.absolute(), force)
         return
     url = database_url(settings)
-    with share_bar("restore") as progress:
+    with alerting("backup_failed", "backup restore", "a restore failed"), share_bar("restore") as progress:
         restore_backup(target, manifest, settings.root, url, force=force, without=left_out(settings), progress=progress)
     ended = _end_unfinished_runs()
     note = f"; {ended} runs that were unfinished in it are marked as failed" if ended else ""
@@ -218,6 +223,31 @@ def _end_unfinished_runs() -> int:
     return len(unfinished)
 
 
+@click.command("drill")
+@json_option
+def drill(as_json: bool) -> None:
+    """Restore the newest backup into a scratch folder and Postgres, compare rows and digests, compute a result again.
+
+    Nothing of the project is touched; it needs the room of the data once more, in DATA_ROOT/.drill.
+    """
+    from coin_hts_pipelines.cli.output import print_json, share_bar  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import ALERTS, DRILL_JOB, alerting  # noqa: PLC0415
+    from coin_hts_pipelines.operations.backup import drill_backup, open_target  # noqa: PLC0415
+
+    settings = get_settings()
+    with alerting(*ALERTS[DRILL_JOB]), share_bar("drill") as progress:
+        report = drill_backup(settings, open_target(settings), progress=progress)
+    if as_json:
+        print_json(report.model_dump(exclude={"problem"}))
+        return
+    seconds = (report.finished_at - report.started_at).total_seconds()
+    again = f"{report.recomputed} computed again is the same" if report.recomputed else "no result to compute again"
+    click.echo(
+        f"{report.backup}: {report.files:,} files, {report.rows:,} rows of {report.tables} tables and "
+        f"{report.results:,} results are as they were; {again}; {seconds:,.1f} s"
+    )
+
+
 @click.command("prune")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @json_option
@@ -227,10 +257,12 @@ def prune(dry_run: bool, as_json: bool) -> None:
     The settings COIN_HTS_BACKUP_KEEP_DAILY, _WEEKLY and _MONTHLY say what is kept; the newest always is.
     """
     from coin_hts_pipelines.cli.output import print_json  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import alerting  # noqa: PLC0415
     from coin_hts_pipelines.operations.backup import Keep, open_target, prune_backups  # noqa: PLC0415
 
     settings: Settings = get_settings()
-    done = prune_backups(open_target(settings), Keep.of(settings), dry_run=dry_run)
+    with alerting("backup_failed", "backup prune", "old backups cannot be removed"):
+        done = prune_backups(open_target(settings), Keep.of(settings), dry_run=dry_run)
     if as_json:
         print_json({"backups": done.backups, "objects": done.objects, "bytes": done.bytes, "dry_run": dry_run})
         return

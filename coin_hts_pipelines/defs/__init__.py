@@ -13,6 +13,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from coin_hts_pipelines.defs.alert_sensors import sensors_of_alerts  # noqa: E402
 from coin_hts_pipelines.defs.backtests import backtests_asset  # noqa: E402
+from coin_hts_pipelines.defs.backups import backup_schedules  # noqa: E402
 from coin_hts_pipelines.defs.candles import candles_asset  # noqa: E402
 from coin_hts_pipelines.defs.changed_candles import changed_candles_sensor  # noqa: E402
 from coin_hts_pipelines.defs.exports import exports_asset  # noqa: E402
@@ -45,6 +46,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
         *refresh_schedules(settings),
         *walk_forward_schedules(settings),
         task_cleanup_schedule(),
+        *backup_schedules(settings),
         prune_storage_schedule(),
     ]
     return dg.Definitions(

@@ -1,6 +1,6 @@
 """Alerts of failed runs and checks, by the events they leave; and the delivery of whatever is in the outbox.
 
-Tasks are not among it: what fails of them for good is a dead letter. A failed backup or drill says so itself.
+Tasks are not among it: what fails of them for good is a dead letter.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from coin_hts_pipelines import clock
+from coin_hts_pipelines.control.backup import ALERTS
 from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.control.tasks import TASK_JOB, run_url
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
-from coin_hts_pipelines.operations.alert_conditions import disk_alerts, stale_alerts
+from coin_hts_pipelines.operations.alert_conditions import backup_alert, disk_alerts, stale_alerts
 from coin_hts_pipelines.operations.alert_delivery import AlertOutbox
 from coin_hts_pipelines.operations.alert_outbox import Finding, note_findings
 from coin_hts_pipelines.operations.alert_sinks import open_sinks
@@ -36,7 +37,7 @@ Verdict = Literal["alert", "wait", "forget"]
 
 def sensors_of_alerts() -> list[dg.SensorDefinition]:
     """All of them; on by default, since an alert that is never on is no alert."""
-    return [failure_sensor(), condition_sensor(), delivery_sensor()]
+    return [failure_sensor(), condition_sensor(), backup_sensor(), delivery_sensor()]
 
 
 def delivery_sensor() -> dg.SensorDefinition:
@@ -119,6 +120,8 @@ def judge(run: dg.DagsterRun | None, age: timedelta, *, retries: bool) -> Verdic
 
 def run_key(run: dg.DagsterRun) -> str:
     """What makes two failed runs the same finding: the same work, tried again by Dagster, a schedule or a person."""
+    if run.job_name in ALERTS:
+        return ALERTS[run.job_name][1]
     return " ".join(["run", run_name(run), *_scope(run.tags)])
 
 
@@ -136,7 +139,8 @@ def run_alert(run: dg.DagsterRun, reason: str) -> Alert:
         lines.append(f"Partitions: {' to '.join(scope)}")
     if run.root_run_id not in (None, run.run_id):
         lines.append(f"Tried again since run {run.root_run_id}.")
-    return Alert("run_failure", f"{run_name(run)} failed", "\n".join(lines), run_url(run.run_id), "error")
+    kind, _, title = ALERTS.get(run.job_name, ("run_failure", "", f"{run_name(run)} failed"))
+    return Alert(kind, title, "\n".join(lines), run_url(run.run_id), "error")
 
 
 def failure_reason(event: DagsterEvent) -> str:
@@ -230,3 +234,25 @@ def condition_sensor() -> dg.SensorDefinition:
         )
 
     return watch_conditions
+
+
+# ---- backups that nobody makes
+
+
+def backup_sensor() -> dg.SensorDefinition:
+    """Raise an alert when the newest good backup is too old, whatever kept the schedule from making one."""
+
+    @dg.sensor(
+        name="watch_backups",
+        minimum_interval_seconds=900,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Raises an alert when there has been no good backup for more than a day.",
+    )
+    def watch_backups(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        settings = get_settings()
+        since = context.cursor or clock.now().isoformat()
+        alert = backup_alert(settings, datetime.fromisoformat(since))
+        note_findings(open_database(), [("backup age", alert)])
+        return dg.SensorResult(skip_reason=alert.title if alert else "the backups are young enough", cursor=since)
+
+    return watch_backups

@@ -128,12 +128,12 @@ def work_on(
         If any partition is bad for good; not retried.
     """
     own(context.instance, context.run)
-    with _interrupts_end_the_run(context):
+    with interrupts_end_the_run(context):
         yield from _work_on(context, items, work, progress, checks, finish, also)
 
 
 @contextmanager
-def _interrupts_end_the_run(context: dg.AssetExecutionContext) -> Iterator[None]:
+def interrupts_end_the_run(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
     """Make a cancel or Ctrl-C cancel: inside a step that has a retry policy Dagster would try again instead."""
     run_id, instance = context.run.run_id, context.instance
     try:

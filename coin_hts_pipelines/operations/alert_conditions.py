@@ -1,4 +1,4 @@
-"""What is worth an alert without any event: candles of a live source that grow old, disks that fill up."""
+"""What is worth an alert without any event: candles of a live source that grow old, full disks, missing backups."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import sqlalchemy as sa
 from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog.database import Database
 from coin_hts_pipelines.catalog.models import CoverageRow
+from coin_hts_pipelines.errors import CoinHtsError
 from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.operations.alerts import Alert
+from coin_hts_pipelines.operations.backup import list_backups, open_target
 from coin_hts_pipelines.settings import Settings
 
 # Three bars, and what the schedules (every five minutes at best) and a slow fetch may add to them.
 _STALE_BARS, _STALE_GRACE = 3, timedelta(minutes=15)
+# A night's backup, and the time a large one takes.
+_BACKUP_AGE = timedelta(hours=26)
 # A disk that is about as full as the limit must not come and go.
 _DISK_SLACK = 2.0
 
@@ -85,3 +89,23 @@ def disk_alerts(settings: Settings) -> dict[str, Alert | None]:
         elif percent < settings.alert_disk_percent - _DISK_SLACK:
             alerts[f"disk {name}"] = None
     return alerts
+
+
+def backup_alert(settings: Settings, since: datetime) -> Alert | None:
+    """Alert of backups that are too old or cannot be listed, None if there is a young one.
+
+    Parameters
+    ----------
+    since
+        When somebody began to look: before the first night there need be none.
+    """
+    try:
+        made = [one.created for one in list_backups(open_target(settings))]
+    except CoinHtsError as error:
+        return Alert("backup_failed", "the backups cannot be looked at", str(error), settings.ui, "error")
+    newest = max(made, default=None)
+    if clock.now() - max(since, newest or since) <= _BACKUP_AGE:
+        return None
+    text = f"The newest good one is of {newest:%Y-%m-%d %H:%M} UTC." if newest else "There is not a single good one."
+    title = f"no backup for more than {_BACKUP_AGE / timedelta(hours=1):.0f} hours"
+    return Alert("backup_failed", title, text, f"{settings.ui}/jobs", "error")

@@ -5,7 +5,6 @@ Each check gives a finding and raises nothing that `guarded` does not turn into 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -15,7 +14,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -436,14 +434,14 @@ class Backups:
 
 def read_backups(settings: Settings) -> Backups:
     """Look at the backups and the drills of the settings."""
-    try:
-        backup = import_module("coin_hts_pipelines.operations.backup")
-    except ImportError:
-        return Backups()
-    made = [one.created for one in backup.list_backups(backup.open_target(settings))]
-    drills = [json.loads(path.read_text()) for path in sorted((settings.backups / "drills").glob("*.json"))[-1:]]
-    ended = [(datetime.fromisoformat(one["finished_at"]), bool(one["passed"])) for one in drills]
-    return Backups(len(made), max(made, default=None), *(ended[-1] if ended else (None, None)))
+    from coin_hts_pipelines.operations.backup import last_drill, list_backups, open_target  # noqa: PLC0415
+
+    target = open_target(settings)
+    made = [one.created for one in list_backups(target)]
+    drill = last_drill(target)
+    return Backups(
+        len(made), max(made, default=None), drill.finished_at if drill else None, drill.passed if drill else None
+    )
 
 
 def check_backups(settings: Settings) -> Finding:

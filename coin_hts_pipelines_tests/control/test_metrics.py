@@ -86,7 +86,7 @@ def back_up(settings: Settings, passed: bool) -> None:
     place.write_bytes(b"abc")
     (settings.backups / f"{name}.json").write_bytes(manifest.encode())
     (settings.backups / "drills").mkdir()
-    drill = {"finished_at": at.isoformat(), "passed": passed}
+    drill = {"started_at": at.isoformat(), "finished_at": at.isoformat(), "passed": passed}
     (settings.backups / "drills" / "1.json").write_text(json.dumps(drill))
 
 

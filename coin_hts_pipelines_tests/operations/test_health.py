@@ -485,8 +485,9 @@ def test_the_last_drill(
     drills = settings.backups / "drills"
     drills.mkdir()
     at = datetime.now(UTC).isoformat()
-    (drills / "20260101T000000Z.json").write_text(json.dumps({"finished_at": at, "passed": not passed}))
-    (drills / "20260108T000000Z.json").write_text(json.dumps({"finished_at": at, "passed": passed}))
+    for day, ended in (("01", not passed), ("08", passed)):
+        report = {"started_at": at, "finished_at": at, "passed": ended}
+        (drills / f"202601{day}T000000.000000Z-0.json").write_text(json.dumps(report))
     finding = check_backups(settings)
     assert finding.state == state
     assert told in finding.detail

@@ -1,8 +1,9 @@
-"""Backups: candles, indicators, results and the database, whole or not listed; verified, restored and pruned.
+"""Backups: candles, indicators, results and the database, whole or not listed; verified, restored, and pruned.
 
     {target}/{id}.json              manifest of a backup, written last
     {target}/{id}.partial           a backup that has begun; it stays behind one that did not end
     {target}/objects/ab/ab12...     dumps and files under their SHA-256: what did not change is there already
+    {target}/drills/{id}.json       what came of restoring one for practice
 
 In: everything under DATA_ROOT but what is named here. Out: `postgres` (the dump has it), `exports` (copies of results),
 `inbox` (imported files are in the candles, those that wait are somebody else's), `logs` and `dagster` (output of
@@ -28,6 +29,7 @@ a target at a time; a bucket must belong to one machine, because the lock is the
 """
 
 from coin_hts_pipelines.operations.backup.create import create_backup
+from coin_hts_pipelines.operations.backup.drill import DrillReport, drill_backup, last_drill
 from coin_hts_pipelines.operations.backup.files import left_out
 from coin_hts_pipelines.operations.backup.inspect import (
     Listed,
@@ -43,6 +45,7 @@ from coin_hts_pipelines.operations.backup.targets import DirectoryTarget, S3Targ
 
 __all__ = [
     "DirectoryTarget",
+    "DrillReport",
     "FileEntry",
     "Keep",
     "Listed",
@@ -51,7 +54,9 @@ __all__ = [
     "S3Target",
     "Target",
     "create_backup",
+    "drill_backup",
     "find_backup",
+    "last_drill",
     "left_out",
     "list_all",
     "list_backups",

@@ -130,7 +130,8 @@ def load_database(database: Database, dump: Path, load: Load, cancelled: Asked) 
 
 def _before() -> str:
     schemas = ", ".join(SCHEMAS)
-    return f"BEGIN;\nSET client_min_messages = warning;\nSET LOCAL lock_timeout = '10s';\nDROP SCHEMA IF EXISTS {schemas} CASCADE;\n"
+    options = "SET client_min_messages = warning;\nSET LOCAL lock_timeout = '10s';"
+    return f"BEGIN;\n{options}\nDROP SCHEMA IF EXISTS {schemas} CASCADE;\n"
 
 
 def _after(load: Load) -> str:

@@ -1,4 +1,4 @@
-"""A backup, restore or prune in a process of its own that kills itself (SIGKILL) at the n-th call of a function."""
+"""A backup, restore, drill or prune in a process of its own that is killed (SIGKILL) at the n-th call of a function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coin_hts_pipelines.catalog import Database
-from coin_hts_pipelines.operations.backup import Keep, find_backup, prune_backups, restore_backup
+from coin_hts_pipelines.operations.backup import Keep, drill_backup, find_backup, prune_backups, restore_backup
 from coin_hts_pipelines_tests.conftest import CHECKOUT
 from coin_hts_pipelines_tests.operations.backup.helpers import House
 
@@ -62,6 +62,8 @@ def _main() -> None:
         house.back_up()
     elif work == "prune":
         prune_backups(house.target, Keep(1, 0, 0))
+    elif work == "drill":
+        drill_backup(house.settings, house.target)
     else:
         restore_backup(house.target, find_backup(house.target, "latest"), house.root, url, force=True)
 

@@ -1,0 +1,96 @@
+"""Backups by the clock: a job that makes one and removes old ones, and one that restores the newest for practice.
+
+That they fail is said by the sensor of failed runs, under kinds of their own; that none was made at all, by the sensor
+of conditions.
+"""
+
+import dagster as dg
+
+from coin_hts_pipelines.control.backup import BACKUP_JOB, DRILL_JOB
+from coin_hts_pipelines.control.instance import open_database
+from coin_hts_pipelines.control.run_owners import own
+from coin_hts_pipelines.defs.partitioned_work import interrupts_end_the_run, never_retried
+from coin_hts_pipelines.operations.backup import (
+    Keep,
+    create_backup,
+    drill_backup,
+    open_target,
+    prune_backups,
+)
+from coin_hts_pipelines.settings import Settings, get_settings
+
+# A store or a server that is away is often back within minutes; another backup under way ends.
+_RETRY = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
+# Once the backup of the night is made, on the quietest day.
+_DRILL = "30 4 * * 0"
+
+
+@dg.op(out=dg.Out(dg.Nothing), retry_policy=_RETRY, description="Back up, then remove backups that are not to be kept.")
+def make_backup(context: dg.OpExecutionContext) -> None:
+    """Make a backup."""
+    own(context.instance, context.run)
+    settings = get_settings()
+    with interrupts_end_the_run(context), never_retried():
+        target = open_target(settings)
+        made = create_backup(settings, open_database(), target)
+        pruned = prune_backups(target, Keep.of(settings))
+    context.add_output_metadata(
+        {
+            "backup": made.id,
+            "target": target.url,
+            "files": len(made.files),
+            "bytes": made.size,
+            "new_bytes": made.new_bytes,
+            "rows": sum(made.tables.values()),
+            "seconds": (made.finished - made.created).total_seconds(),
+            "pruned": list(pruned.backups),
+            "pruned_bytes": pruned.bytes,
+        }
+    )
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing), retry_policy=_RETRY, description="Restore the newest backup beside everything, and look."
+)
+def restore_for_practice(context: dg.OpExecutionContext) -> None:
+    """Practise."""
+    own(context.instance, context.run)
+    settings = get_settings()
+    with interrupts_end_the_run(context), never_retried():
+        report = drill_backup(settings, open_target(settings))
+    shown = report.model_dump(mode="json", exclude={"started_at", "finished_at", "problem"}, exclude_none=True)
+    context.add_output_metadata({**shown, "seconds": (report.finished_at - report.started_at).total_seconds()})
+
+
+@dg.job(name=BACKUP_JOB, description="Back up candles, results and the database, and prune old backups.")
+def backup_job() -> None:
+    """Back up."""
+    make_backup()
+
+
+@dg.job(name=DRILL_JOB, description="Restore the newest backup beside everything, compare, compute one result again.")
+def drill_job() -> None:
+    """Practise."""
+    restore_for_practice()
+
+
+def backup_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """A backup every night and a drill every week, in Seoul."""
+    hour, minute = map(int, settings.backup_at.split(":"))
+    running = {"execution_timezone": "Asia/Seoul", "default_status": dg.DefaultScheduleStatus.RUNNING}
+    return [
+        dg.ScheduleDefinition(
+            name=f"{BACKUP_JOB}_schedule",
+            job=backup_job,
+            cron_schedule=f"{minute} {hour} * * *",
+            description="Backs up every night (COIN_HTS_BACKUP_AT), and keeps as many as COIN_HTS_BACKUP_KEEP_* say.",
+            **running,
+        ),
+        dg.ScheduleDefinition(
+            name=f"{DRILL_JOB}_schedule",
+            job=drill_job,
+            cron_schedule=_DRILL,
+            description="Restores the newest backup every Sunday into a scratch folder and Postgres, and compares it.",
+            **running,
+        ),
+    ]

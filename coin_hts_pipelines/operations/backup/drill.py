@@ -1,0 +1,215 @@
+"""The restore drill: the newest backup is restored beside everything, looked through, and one result computed again.
+
+It happens in `DATA_ROOT/.drill`, with a Postgres of its own, so it needs the room of the data once more; nothing of the
+instance is touched. What came of it is kept in the target under `drills/`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
+
+from coin_hts_pipelines import clock
+from coin_hts_pipelines.catalog import Database
+from coin_hts_pipelines.catalog.models import SCHEMA, ResultRow
+from coin_hts_pipelines.errors import Cancelled, CoinHtsError, IntegrityError
+from coin_hts_pipelines.lake import CandleStore
+from coin_hts_pipelines.lake.atomic import locked
+from coin_hts_pipelines.operations.backup.dump import count_rows
+from coin_hts_pipelines.operations.backup.inspect import find_backup
+from coin_hts_pipelines.operations.backup.manifest import SUFFIX
+from coin_hts_pipelines.operations.backup.manifest import Manifest as Backup
+from coin_hts_pipelines.operations.backup.parallel import Asked, Progress, never, unheard
+from coin_hts_pipelines.operations.backup.restore import restore_backup
+from coin_hts_pipelines.operations.backup.targets import Target
+from coin_hts_pipelines.operations.embedded_postgres import start_server, stop_server
+from coin_hts_pipelines.results.manifest import MANIFEST, Manifest
+from coin_hts_pipelines.results.publish import new_id
+from coin_hts_pipelines.settings import Settings
+
+RECORDS = "drills/"
+SCRATCH = ".drill"
+# Candles may be newer than the result of a symbol when a backup is made; not of so many.
+_TRIED = 50
+_SHARE_RESTORED, _SHARE_LOOKED = 0.8, 0.9
+
+
+class DrillReport(BaseModel):
+    """What a drill did: `results` were compared with their rows, `recomputed` is the one that was computed again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    started_at: datetime
+    finished_at: datetime
+    passed: bool
+    backup: str | None = None
+    files: int = 0
+    bytes: int = 0
+    tables: int = 0
+    rows: int = 0
+    results: int = 0
+    recomputed: str | None = None
+    problem: str | None = None
+
+
+def drill_backup(
+    settings: Settings, target: Target, *, progress: Progress | None = None, cancelled: Asked = never
+) -> DrillReport:
+    """Restore the newest backup for practice; a report of a drill that failed is kept too, then its error is raised.
+
+    Parameters
+    ----------
+    settings
+        Say where DATA_ROOT is; the drill happens inside it.
+    target
+        Where the backups are.
+    progress, cancelled
+        As in `create_backup`.
+
+    Raises
+    ------
+    IntegrityError
+        If a byte, a row or a result is not what it was; the message names the first.
+    InvalidRequest
+        If there is no backup.
+    TransientError, PermanentError
+        If it could not be restored: a disk, the target or Postgres failed.
+    Cancelled
+        If `cancelled` said so; no report is kept.
+    """
+    started = clock.now()
+    scratch = settings.root / SCRATCH
+    settings.root.mkdir(parents=True, exist_ok=True)
+    with locked(scratch):
+        _remove(scratch)  # of one that was killed
+        about: dict[str, object] = {}
+        try:
+            _drill(target, scratch / "data", about, progress or unheard, cancelled)
+        except Cancelled:
+            raise
+        except CoinHtsError as error:
+            failed = DrillReport(started_at=started, finished_at=clock.now(), passed=False, problem=str(error), **about)
+            # The error is worth more than its record, which the same full disk or lost store may refuse.
+            with suppress(CoinHtsError):
+                _keep(target, failed)
+            raise
+        finally:
+            _remove(scratch)
+        report = DrillReport(started_at=started, finished_at=clock.now(), passed=True, **about)
+        _keep(target, report)
+        return report
+
+
+def last_drill(target: Target) -> DrillReport | None:
+    """Report of the newest drill, None if there was none."""
+    names = [key for key in sorted(target.keys()) if key.startswith(RECORDS) and key.endswith(SUFFIX)]
+    return DrillReport.model_validate_json(target.read(names[-1])) if names else None
+
+
+def _keep(target: Target, report: DrillReport) -> None:
+    with target.exclusive():
+        path = target.scratch / secrets.token_hex(8)
+        path.write_bytes(report.model_dump_json(indent=2).encode())
+        target.store(path, f"{RECORDS}{new_id(report.started_at)}{SUFFIX}")
+
+
+def _remove(scratch: Path) -> None:
+    stop_server(scratch / "data" / "postgres")
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _drill(target: Target, root: Path, about: dict[str, object], told: Progress, cancelled: Asked) -> None:
+    backup = find_backup(target, "latest")
+    about |= {"backup": backup.id, "files": len(backup.files), "bytes": backup.size}
+    url = start_server(root / "postgres")
+    restore_backup(target, backup, root, url, progress=lambda share: told(_SHARE_RESTORED * share), cancelled=cancelled)
+    database = Database(url, pool_size=1)
+    try:
+        about |= _compare_rows(database, backup)
+        rows = _results(database)
+        about["results"] = _compare_results(rows)
+    finally:
+        database.dispose()
+    told(_SHARE_LOOKED)
+    about["recomputed"] = _compute_again(CandleStore(root), rows, cancelled)
+    told(1.0)
+
+
+def _compare_rows(database: Database, backup: Backup) -> dict[str, int]:
+    with database.session() as session:
+        counts = count_rows(lambda query: session.execute(sa.text(query)).all())
+    for name in sorted(counts.keys() | backup.tables.keys()):
+        there, wanted = counts.get(name), backup.tables.get(name)
+        if there != wanted:
+            raise IntegrityError(f"table {name} has {there} rows after the restore, the backup says {wanted}")
+    return {"tables": len(counts), "rows": sum(counts.values())}
+
+
+def _results(database: Database) -> list[ResultRow]:
+    """Rows of results whose directory is there, newest first; older ones were pruned before the backup."""
+    with database.session() as session:
+        if not sa.inspect(session.connection()).has_table(ResultRow.__tablename__, schema=SCHEMA):
+            return []
+        rows = session.scalars(sa.select(ResultRow).order_by(ResultRow.finished_at.desc(), ResultRow.id.desc()))
+        return [row for row in rows if (Path(row.path) / MANIFEST).is_file()]
+
+
+def _compare_results(rows: Sequence[ResultRow]) -> int:
+    for row in rows:
+        path = Path(row.path) / MANIFEST
+        try:
+            digest = json.loads(path.read_bytes())["result_digest"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"manifest of result {row.id} cannot be read after the restore: {error}") from error
+        if digest != row.result_digest:
+            raise IntegrityError(f"result {row.id} has the digest {digest} after the restore, its row says another")
+    return len(rows)
+
+
+def _compute_again(candles: CandleStore, rows: Sequence[ResultRow], cancelled: Asked) -> str | None:
+    """Run the newest backtest again whose candles are as they were, and return its id; None if nothing can be run.
+
+    Results of a task or a sweep, of an older system, of a strategy of another version or one that is not installed are
+    left out.
+    """
+    # The engine takes long to import, and who only reads reports needs none.
+    from coin_hts_pipelines.backtest import BacktestRequest, run_backtest  # noqa: PLC0415
+    from coin_hts_pipelines.strategies import get_strategy  # noqa: PLC0415
+
+    tried = 0
+    for row in rows:
+        if row.preset is None:
+            continue
+        manifest = Manifest.load(Path(row.path))
+        try:
+            same_version = get_strategy(manifest.strategy).version == manifest.strategy_version
+        except CoinHtsError:
+            continue
+        if not same_version:
+            continue
+        if tried == _TRIED:
+            break
+        tried += 1
+        (symbol,) = manifest.symbols
+        frame = candles.load(symbol, manifest.timeframe, manifest.span_start, manifest.span_end)
+        if frame.empty:
+            continue
+        result = run_backtest(frame, BacktestRequest.from_dict(manifest.request), cancelled=cancelled)
+        if result.inputs_digest != manifest.inputs_digest:
+            continue
+        if result.result_digest != manifest.result_digest:
+            raise IntegrityError(
+                f"result {row.id} computed again has the digest {result.result_digest}, stored is another"
+            )
+        return row.id
+    if tried:
+        raise IntegrityError(f"none of the newest {tried} results can be computed again: their candles are others")
+    return None
