@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 RUN_ARGS ?=
 TEST_ARGS ?=
+REPORT ?= junit
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test test-peers lint bench bench-docs bench-quick bench-peers clean clean-data lock lock-peers
+.PHONY: help install run up test test-peers lint docs audit secrets bench bench-docs figures figures-check bench-quick bench-peers clean clean-data lock lock-peers
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,8 +42,9 @@ up: install  ## Serve the Dagster UI and daemon on 127.0.0.1:3000
 	.venv-swift/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements-swift.lock
 	@touch $@
 
+# What is left in build/reports/ is read by `coin-hts readiness`.
 test: $(VENV)/.installed .venv-swift/.installed  ## Run the whole test suite
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --junitxml=build/reports/$(REPORT).xml --cov --cov-report=json:build/reports/coverage.json $(TEST_ARGS)
 
 # Other engines, to be compared with, live in an environment of their own too: nothing of ours depends on them.
 .venv-peers/.installed: requirements-peers.lock
@@ -58,12 +60,29 @@ lint: $(VENV)/.installed  ## Ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed  ## Write the generated pages and pictures of docs/ anew
+	$(BIN)/python docs/configuration.py
+	$(BIN)/python docs/pictures/architecture.py
+
+audit: $(VENV)/.installed  ## Look up known vulnerabilities of the lock (offline: says so)
+	$(BIN)/python .ci/audit.py
+
+secrets: $(VENV)/.installed  ## Search the tracked files for secrets
+	$(BIN)/python .ci/find_secrets.py
+
 bench: $(VENV)/.installed .venv-peers/.installed  ## Measure every row of docs/benchmarks.md, other engines too
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-docs: $(VENV)/.installed .venv-peers/.installed  ## Write the figures of docs/benchmarks.md anew (idle machine)
-	sed -i '/^## Figures/q' docs/benchmarks.md
-	$(BIN)/python -m benchmarks --markdown >> docs/benchmarks.md
+# A row that fails is to be read in the documents too.
+bench-docs: $(VENV)/.installed .venv-peers/.installed  ## Measure everything (idle machine), write the documents' figures
+	-$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.figures
+
+figures: $(VENV)/.installed  ## Write the figures of the documents from what was measured
+	$(BIN)/python -m benchmarks.figures
+
+figures-check: $(VENV)/.installed  ## Fail where the figures of a document are not current
+	$(BIN)/python -m benchmarks.figures --check
 
 bench-quick: $(VENV)/.installed  ## Compare the quick rows with the committed baseline
 	$(BIN)/python -m benchmarks --quick

@@ -1,19 +1,19 @@
 """Run benchmarks and compare them with their limits and with the baseline.
 
-`python -m benchmarks [NAME ...]` judges both and ends with status 1 if a row fails. `--quick` runs the rows that take
-seconds and judges only their ratios to the reference loops: on an unknown machine (CI) a limit in milliseconds says
-more about the machine than about the change, so there it is shown and nothing more.
+`python -m benchmarks [NAME ...]` judges both, keeps what it measured in `results.json` and ends with status 1 if a row
+fails. `--quick` runs the rows that take seconds, judges only their ratios to the reference loops and keeps nothing: on
+an unknown machine (CI) a limit in milliseconds says more about the machine than about the change, so there it is shown
+and nothing more.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib import import_module
 
-from benchmarks import baseline, report
-from benchmarks.measure import Row
+from benchmarks import baseline, report, results
 
 QUICK = (
     "zone_signals",
@@ -35,6 +35,7 @@ SLOW = (
     "live_candles",
     "backup",
     "retention",
+    "operations",
     "peers_backtest",
     "peers_sweep",
 )
@@ -44,7 +45,6 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run: {', '.join(QUICK + SLOW)}")
     parser.add_argument("--quick", action="store_true", help="only the rows with a ratio, and judge only the ratio")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables, as in docs/benchmarks.md")
     parser.add_argument("--update-baseline", action="store_true", help="write the ratios to benchmarks/baseline.json")
     given = parser.parse_args()
     if unknown := sorted(set(given.names) - {*QUICK, *SLOW}):
@@ -55,22 +55,29 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, print, judge."""
+    """Measure, print, judge, keep."""
     given = _arguments()
     known = {} if given.update_baseline else baseline.load()
-    table = (report.Markdown if given.markdown else report.Text)()
-    table.machine()
+    keep = not (given.quick or given.update_baseline)
+    table, machine, commit = report.Text(), report.machine(), results.commit()
+    print(machine)
     measured, failed = [], 0
     for name in given.names or (QUICK if given.quick else QUICK + SLOW):
         module = import_module(f"benchmarks.{name}")
         table.heading(name, (module.__doc__ or "").strip())
-        rows: Iterator[Row] = module.rows()
-        for row in rows:
+        if keep:
+            # One that breaks must not leave the figures of another day.
+            results.save(name, None, QUICK + SLOW)
+        rows = []
+        for row in module.rows():
             worse = "" if given.update_baseline else baseline.regression(row, known)
             bad = bool(worse) or not (row.ok or given.quick)
             failed += bad
             table.row(row, "FAIL" if bad else "over" if not row.ok else "PASS" if row.limit is not None else "", worse)
-            measured.append(row)
+            rows.append(row)
+        if keep:
+            results.save(name, results.Measured(datetime.now(UTC), machine, commit, tuple(rows)), QUICK + SLOW)
+        measured += rows
     if given.update_baseline:
         baseline.save(measured)
     return 1 if failed else 0

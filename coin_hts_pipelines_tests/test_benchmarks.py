@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import benchmarks.__main__ as program
-from benchmarks import baseline, measure
+from benchmarks import baseline, measure, results
 from benchmarks.measure import CHECKOUT, Row, processor_seconds, run_process
 
 BASELINE = {"a row": 2.0}
@@ -62,7 +62,6 @@ def test_a_regression(name: str, ratio: float | None, said: str) -> None:
         (["--quick"], 5, 2.0, 0, "PASS"),
         (["--quick"], 6, 2.0, 0, "over"),
         (["--quick"], 5, 3.1, 1, "FAIL"),
-        (["--quick", "--markdown"], 5, 3.1, 1, "| FAIL |"),
     ],
 )
 def test_the_status_of_a_run(
@@ -80,8 +79,37 @@ def test_the_status_of_a_run(
     monkeypatch.setattr(program, "import_module", lambda name: module)
     monkeypatch.setattr(program.baseline, "load", lambda: BASELINE)
     monkeypatch.setattr(sys, "argv", ["benchmarks", *options])
+    saved: list[tuple[str, results.Measured | None]] = []
+    monkeypatch.setattr(program.results, "save", lambda name, entry, names: saved.append((name, entry)))
     assert program.main() == status
     assert said in capsys.readouterr().out
+    if options:
+        assert saved == []
+    else:
+        (name, before), (_, entry) = saved
+        assert (name, before) == ("zone_signals", None), "what was measured before does not outlive one that breaks"
+        assert entry is not None
+        assert [row.value for row in entry.rows] == [value]
+        assert "Python" in entry.machine
+        assert entry.at.tzinfo is not None
+
+
+def test_one_that_breaks_keeps_no_older_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> Iterator[Row]:
+        yield Row("a row", 1, "s", 5)
+        raise SystemExit("it broke")
+
+    monkeypatch.setattr(program, "import_module", lambda name: SimpleNamespace(__doc__="Made up.", rows=rows))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "machine"])
+    saved: list[results.Measured | None] = []
+    monkeypatch.setattr(program.results, "save", lambda name, entry, names: saved.append(entry))
+    with pytest.raises(SystemExit, match="it broke"):
+        program.main()
+    assert saved == [None]
+
+
+def test_the_committed_rows_are_of_every_benchmark_in_order() -> None:
+    assert tuple(results.load()) == program.QUICK + program.SLOW
 
 
 def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:

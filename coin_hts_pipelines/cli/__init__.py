@@ -35,6 +35,7 @@ _COMMANDS = {
     "doctor": "Say what works and what does not.",
     "status": "One screen: what happened in the last 24 hours.",
     "metrics": "Serve figures for Prometheus.",
+    "readiness": "GO or NO-GO, from what was measured; writes the reports.",
 }
 
 

@@ -31,7 +31,7 @@ def command(port: int, host: str) -> None:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
         raise PermanentError(f"cannot listen on {host}:{port}: {error.strerror or error}; give another") from error
-    if not _is_loopback(host):
+    if not is_loopback(host):
         click.echo(
             f"warning: {host} is open to other machines: whoever reaches it reads these figures (run, task and candle "
             "counts, disk sizes; no secrets), without a password and without TLS; a firewall or a proxy must guard it",
@@ -44,7 +44,8 @@ def command(port: int, host: str) -> None:
     thread.join()
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -77,20 +77,26 @@ def drill_job() -> None:
 def backup_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """A backup every night and a drill every week, in Seoul."""
     hour, minute = map(int, settings.backup_at.split(":"))
-    running = {"execution_timezone": "Asia/Seoul", "default_status": dg.DefaultScheduleStatus.RUNNING}
     return [
-        dg.ScheduleDefinition(
-            name=f"{BACKUP_JOB}_schedule",
-            job=backup_job,
-            cron_schedule=f"{minute} {hour} * * *",
-            description="Backs up every night (COIN_HTS_BACKUP_AT), and keeps as many as COIN_HTS_BACKUP_KEEP_* say.",
-            **running,
+        _schedule(
+            backup_job,
+            f"{minute} {hour} * * *",
+            "Backs up every night (COIN_HTS_BACKUP_AT), and keeps as many as COIN_HTS_BACKUP_KEEP_* say.",
         ),
-        dg.ScheduleDefinition(
-            name=f"{DRILL_JOB}_schedule",
-            job=drill_job,
-            cron_schedule=_DRILL,
-            description="Restores the newest backup every Sunday into a scratch folder and Postgres, and compares it.",
-            **running,
+        _schedule(
+            drill_job,
+            _DRILL,
+            "Restores the newest backup every Sunday into a scratch folder and Postgres, and compares it.",
         ),
     ]
+
+
+def _schedule(job: dg.JobDefinition, cron: str, description: str) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="Asia/Seoul",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )

@@ -248,8 +248,9 @@ def test_doctor(stocked: Project) -> None:
     states = {name: finding["state"] for name, finding in findings.items()}
     assert states.pop("code location") in ("ok", "warn"), "a busy machine may not load it in time"
     assert states == {
-        "settings": "ok", "backups folder": "ok", "logs folder": "ok", "queue": "ok", "backups": "warn", "data root": "ok", "postgres": "ok", "candles": "ok", "export store": "ok", "dagster": "ok", "daemon": "warn",
-        "runs": "ok", "strategies": "ok",
+        "settings": "ok", "data root": "ok", "backups folder": "ok", "logs folder": "ok", "postgres": "ok",
+        "candles": "ok", "export store": "ok", "dagster": "ok", "daemon": "warn", "runs": "ok", "queue": "ok",
+        "strategies": "ok", "backups": "warn",
     }  # fmt: skip
     assert str(stocked.data) in findings["data root"]["detail"]
     assert "PostgresRunStorage" in findings["dagster"]["detail"]

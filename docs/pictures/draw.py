@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from picture import BLUE, GREEN, INK, ORANGE, PALE, RED, Picture
 
 from coin_hts_pipelines.backtest import (
     BacktestRequest,
@@ -26,45 +26,7 @@ from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.market.candles import candle_arrays
 from coin_hts_pipelines.strategies import get_strategy
 
-HERE = Path(__file__).parent
 FREE = Costs(0.0, 0.0)
-INK, PALE, GREEN, RED, BLUE, ORANGE = "#333", "#bbb", "#2a9d5c", "#d1495b", "#2f6fb0", "#d9822b"
-WIDTH = 760
-
-
-class Picture:
-    """An SVG of panels; x counts bars, y is a price."""
-
-    def __init__(self, height: int) -> None:
-        self.height, self.parts = height, list[str]()
-
-    def text(self, x: float, y: float, words: str, *, size: int = 12, fill: str = INK, anchor: str = "start") -> None:
-        self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}" text-anchor="{anchor}">{words}</text>'
-        )
-
-    def line(self, points: Iterable[tuple[float, float]], stroke: str, *, dash: str = "", width: float = 1.5) -> None:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        dashed = f' stroke-dasharray="{dash}"' if dash else ""
-        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="{width}"{dashed}/>')
-
-    def box(self, x: float, y: float, wide: float, high: float, fill: str, *, opacity: float = 1.0) -> None:
-        self.parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}" fill="{fill}" opacity="{opacity}"/>'
-        )
-
-    def mark(self, x: float, y: float, fill: str, *, up: bool, hollow: bool = False) -> None:
-        tip = -1 if up else 1
-        points = f"{x:.1f},{y:.1f} {x - 5:.1f},{y - 9 * tip:.1f} {x + 5:.1f},{y - 9 * tip:.1f}"
-        inside = "white" if hollow else fill
-        self.parts.append(f'<polygon points="{points}" fill="{inside}" stroke="{fill}"/>')
-
-    def save(self, name: str) -> None:
-        head = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" width="{WIDTH}" '
-            f'height="{self.height}" font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
-        )
-        (HERE / name).write_text(head + "\n".join(self.parts) + "</svg>\n")
 
 
 class Panel:

@@ -92,7 +92,8 @@ def drill_backup(
         _remove(scratch)  # of one that was killed
         about: dict[str, object] = {}
         try:
-            _drill(target, scratch / "data", about, progress or unheard, cancelled)
+            # A new place each time: the library of the server remembers those it has seen, not that they went.
+            _drill(target, scratch / secrets.token_hex(4), about, progress or unheard, cancelled)
         except Cancelled:
             raise
         except CoinHtsError as error:
@@ -122,7 +123,8 @@ def _keep(target: Target, report: DrillReport) -> None:
 
 
 def _remove(scratch: Path) -> None:
-    stop_server(scratch / "data" / "postgres")
+    for pgdata in scratch.glob("*/postgres"):
+        stop_server(pgdata)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -199,7 +201,8 @@ def _compute_again(candles: CandleStore, rows: Sequence[ResultRow], cancelled: A
             break
         tried += 1
         (symbol,) = manifest.symbols
-        frame = candles.load(symbol, manifest.timeframe, manifest.span_start, manifest.span_end)
+        frame = candles.load(symbol, manifest.timeframe, manifest.span_start)
+        frame = frame[frame["timestamp"] <= manifest.span_end]
         if frame.empty:
             continue
         result = run_backtest(frame, BacktestRequest.from_dict(manifest.request), cancelled=cancelled)
