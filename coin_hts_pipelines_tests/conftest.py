@@ -40,6 +40,14 @@ def _fresh_environment() -> Iterator[None]:
     os.environ.update(kept)
 
 
+@pytest.fixture(autouse=True)
+def _secrets_of_its_own() -> Iterator[None]:
+    """What a test has planted must not be hidden in the output of the next."""
+    yield
+    if "coin_hts_pipelines.operations.redaction" in sys.modules:
+        sys.modules["coin_hts_pipelines.operations.redaction"].forget_secrets()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real candles, recorded answers and golden frames that are not part of the project."""

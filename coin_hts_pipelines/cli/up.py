@@ -18,7 +18,6 @@ def command(host: str | None, port: int | None) -> None:
     """Serve the Dagster UI and its daemon on the instance until Ctrl-C."""
     from coin_hts_pipelines.cli.metrics import is_loopback  # noqa: PLC0415
     from coin_hts_pipelines.control.presets import prepare_presets  # noqa: PLC0415
-    from coin_hts_pipelines.operations.logs import level_name  # noqa: PLC0415
 
     settings = get_settings()
     home = settings.path(settings.dagster_home)
@@ -38,5 +37,5 @@ def command(host: str | None, port: int | None) -> None:
     os.chdir(home)
     # -W: `dagster dev` recommends `dg dev` at every start.
     argv = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", "workspace.yaml"]
-    level = level_name(settings).lower()
+    level = settings.log_level.lower()
     os.execv(sys.executable, [*argv, "-h", address, "-p", str(number), "--log-level", level])  # noqa: S606

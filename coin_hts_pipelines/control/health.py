@@ -137,7 +137,7 @@ def check_dagster(settings: Settings, session: Session) -> Finding:
 
 
 def check_daemon(session: Session) -> Finding:
-    """The daemon gave a sign of life lately, and none of its parts complains."""
+    """The daemon gave a sign of life lately, none of its parts complains, and its ticks do not all fail."""
     beat = status.heartbeat(session)
     if beat.age_seconds is None:
         return Finding("daemon", "warn", "not running; `make up` starts it, and nothing happens by itself before")
@@ -146,6 +146,11 @@ def check_daemon(session: Session) -> Finding:
         return Finding("daemon", "warn", text)
     if beat.error is not None:
         return Finding("daemon", "fail", beat.error)
+    # The process of our definitions is another than the daemon's, and Dagster does not start it again.
+    if failed := status.failing_ticks(session):
+        return Finding(
+            "daemon", "fail", f"the last {failed} ticks all failed; start `make up` again, its log says more"
+        )
     return Finding("daemon", "ok", f"heartbeat {beat.age_seconds:,.0f} s ago")
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from coin_hts_pipelines.control.instance import connection_errors
 from coin_hts_pipelines.control.ranges import cut_into_boxes
@@ -167,6 +168,8 @@ class Launcher:
                         **({"ops": {asset: {"config": dict(config)}}} if config else {}),
                     },
                     tags={
+                        # Whoever started it sees that it failed; no daemon tries it again behind their back.
+                        MAX_RETRIES_TAG: "0",
                         RANGE_START: first,
                         RANGE_END: last,
                         **owner_tags(run_id),

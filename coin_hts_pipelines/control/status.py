@@ -122,6 +122,17 @@ def heartbeat(session: Session) -> Heartbeat:
     return Heartbeat(beats[0][0] if beats else None, lines[0] if lines else None)
 
 
+def failing_ticks(session: Session) -> int:
+    """Number of ticks of sensors and schedules lately if every one of them failed, else 0."""
+    if not has_table(session, "dagster.job_ticks"):
+        return 0
+    query = """SELECT count(*) FILTER (WHERE status = 'FAILURE'),
+                      count(*) FILTER (WHERE status IN ('SUCCESS', 'SKIPPED'))
+               FROM dagster.job_ticks WHERE timestamp > now() AT TIME ZONE 'UTC' - make_interval(secs => :seconds)"""
+    failed, good = session.execute(sa.text(query), {"seconds": SILENT_SECONDS}).one()
+    return 0 if good else int(failed)
+
+
 def task_states(session: Session) -> dict[str, int]:
     """Number of tasks in each state."""
     counted = dict.fromkeys(TASK_STATES, 0)

@@ -35,11 +35,10 @@ from typing import Any
 from coin_hts_pipelines.operations.redaction import learn_secrets, may_hold_secrets, redact, redact_value
 from coin_hts_pipelines.settings import Settings
 
-__all__ = ["LOG_NAME", "LogFile", "RunRecords", "bind", "configure_logs", "level_name", "redact", "reset_logs"]
+__all__ = ["LOG_NAME", "LogFile", "RunRecords", "bind", "configure_logs", "redact", "reset_logs"]
 
 LOG_NAME = "coin-hts.jsonl"
 _OURS = ("coin_hts_pipelines", "dagster", "dagster-webserver")
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _MEGABYTE = 1024 * 1024
 # Asked for again whenever the folder was removed and made anew meanwhile.
 _TRIES = 5
@@ -357,12 +356,6 @@ class _Configured:
     factory: Any = None
 
 
-def level_name(settings: Settings) -> str:
-    """Level of the log, INFO for a name that is none."""
-    name = settings.log_level.strip().upper()
-    return name if name in _LEVELS else "INFO"
-
-
 def configure_logs(settings: Settings, *, process: str, console: bool) -> None:
     """Log everything of this process to the file; called again, it begins anew.
 
@@ -375,8 +368,7 @@ def configure_logs(settings: Settings, *, process: str, console: bool) -> None:
     console
         Whether warnings are shown on standard error too.
     """
-    name = level_name(settings)
-    level = logging.getLevelNamesMapping()[name]
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     learn_secrets(settings)
     reset_logs()
     file = LogFile(settings.logs / LOG_NAME, settings.log_max_megabytes * _MEGABYTE, settings.log_files, process)
@@ -389,9 +381,6 @@ def configure_logs(settings: Settings, *, process: str, console: bool) -> None:
     if _Configured.factory is None:
         _Configured.factory = logging.getLogRecordFactory()
         logging.setLogRecordFactory(_make_clean)
-    if name != settings.log_level.strip().upper():
-        text = "setting COIN_HTS_LOG_LEVEL is not accepted: %s is none of %s; it is %s until it is mended"
-        logging.getLogger(__name__).warning(text, settings.log_level, ", ".join(_LEVELS), name)
 
 
 def _set_levels(level: int) -> None:

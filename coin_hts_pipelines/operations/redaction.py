@@ -108,6 +108,11 @@ def learn_secrets(settings: Settings) -> None:
     _known.learn(settings)
 
 
+def forget_secrets() -> None:
+    """Hide only what the settings say from now on: a test's secrets are no other test's."""
+    _known.__init__()  # type: ignore[misc]
+
+
 def _refresh() -> None:
     # Settings that cannot be read hide nothing, and whoever needs them says so.
     with suppress(CoinHtsError):

@@ -13,6 +13,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import TickData, TickStatus
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 
@@ -123,6 +125,24 @@ def test_the_daemon(settings: Settings, instance: dg.DagsterInstance) -> None:
     assert beat(600) == ("warn", "last heartbeat 10 min ago; `make up` starts it")
     assert beat(0)[0] == "ok"
     assert beat(0, "it broke\nat line 3") == ("fail", "it broke")
+
+
+def test_a_daemon_whose_ticks_all_fail(settings: Settings, instance: dg.DagsterInstance) -> None:
+    def tick(status: TickStatus, seconds_ago: float = 0) -> str:
+        at = time.time() - seconds_ago
+        error = SerializableErrorInfo("gone", [], None) if status is TickStatus.FAILURE else None
+        instance.create_tick(
+            TickData("origin", "sensor", InstigatorType.SENSOR, status, at, error=error, selector_id="selector")
+        )
+        return found(settings)["daemon"][0]
+
+    instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "id", []))
+    assert tick(TickStatus.FAILURE, 3600) == "ok", "long ago"
+    assert tick(TickStatus.FAILURE) == "fail"
+    assert tick(TickStatus.STARTED) == "fail"
+    assert "the last 2 ticks all failed" in (tick(TickStatus.FAILURE), found(settings)["daemon"][1])[1]
+    assert tick(TickStatus.SUCCESS, 3600) == "fail", "long ago"
+    assert tick(TickStatus.SKIPPED) == "ok"
 
 
 def test_tasks_and_dead_letters(settings: Settings, instance: dg.DagsterInstance, database: Database) -> None:

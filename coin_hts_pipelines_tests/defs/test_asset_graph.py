@@ -117,6 +117,9 @@ def test_timeframes_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "refresh_candles_4h_schedule",
         "renew_walk_forwards_4h_schedule",
         "clean_up_tasks_schedule",
+        "back_up_schedule",
+        "drill_backup_schedule",
+        "prune_storage_schedule",
     ]
 
 

@@ -20,7 +20,7 @@ from coin_hts_pipelines.tasks.queue import TaskQueue
 from coin_hts_pipelines_tests.candle_maker import random_walk
 from coin_hts_pipelines_tests.conftest import Project, make_project
 from coin_hts_pipelines_tests.faults.conftest import kill, light
-from coin_hts_pipelines_tests.integration.helpers import processes_in, query, wait_until
+from coin_hts_pipelines_tests.integration.helpers import processes_in, query, wait_until, write_year
 from coin_hts_pipelines_tests.mail_server import PASSWORD, USER, Mailbox, Webhook, mail_server, webhook_server
 
 # Sensors tick every 30 to 60 s.
@@ -131,8 +131,14 @@ def test_all_kinds_arrive(house: House) -> None:
         "dagster", "job", "execute", "-m", "coin_hts_pipelines.definitions", "-j", "drill_backup", **_dagster(project)
     )
     assert drilled.returncode != 0
-    ran = house.coin_hts("run", "--symbols", "KRW-BAD", "--timeframes", "1D", "--source", "files")
+    frame = random_walk(365, 3)
+    frame.loc[100, "close"] = float("nan")
+    folder = project.home / "given"
+    write_year(folder, "KRW-NAN", "1D", frame["timestamp"].iloc[0].year, frame)
+    ran = house.coin_hts("run", "--timeframes", "1D", "--source", "files", "--path", str(folder))
     assert ran.returncode == 1, ran.stderr
+    assert "candles_1d: 1 partitions failed" in ran.stdout
+    shutil.rmtree(project.home / "backups")
     (project.home / "backups").write_text("no folder")
     assert house.coin_hts("backup", "create").returncode == 1
     subprocess.run(

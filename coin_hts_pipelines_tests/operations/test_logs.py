@@ -27,7 +27,6 @@ from coin_hts_pipelines.operations.logs import (
     RunRecords,
     bind,
     configure_logs,
-    level_name,
     redact,
     reset_logs,
 )
@@ -124,7 +123,6 @@ def test_a_thread_that_was_given_the_context_logs_what_is_bound(tmp_path: Path) 
         ("info", ["ours info", "other warning"]),
         ("WARNING", ["other warning"]),
         ("ERROR", []),
-        ("LOUD", ["not accepted", "ours info", "other warning"]),
     ],
 )
 def test_others_are_one_level_quieter_than_ours(level: str, shown: list[str], tmp_path: Path) -> None:
@@ -140,10 +138,6 @@ def test_others_are_one_level_quieter_than_ours(level: str, shown: list[str], tm
     assert len(found) == len(shown)
     assert all(part in text for part, text in zip(shown, found, strict=True))
     assert (settings.logs / LOG_NAME).exists() is bool(shown)
-
-
-def test_level_names() -> None:
-    assert [level_name(Settings(log_level=text)) for text in (" debug ", "loud")] == ["DEBUG", "INFO"]
 
 
 def test_arguments_that_do_not_fit_are_logged_all_the_same(tmp_path: Path) -> None:
