@@ -226,6 +226,11 @@ class Settings(BaseSettings):
         return self.path(self.log_dir) if self.log_dir else self.root / "logs"
 
     @property
+    def postgres(self) -> Path:
+        """Data directory of the embedded server."""
+        return self.root / "postgres"
+
+    @property
     def reports(self) -> Path:
         """Folder of the HTML reports."""
         return self.root / "reports"

@@ -30,11 +30,10 @@ def start() -> None:
 @command.command("stop")
 def stop() -> None:
     """Stop the server; the UI and daemon must not be running."""
-    from coin_hts_pipelines.control.instance import postgres_dir  # noqa: PLC0415
     from coin_hts_pipelines.operations.embedded_postgres import stop_server  # noqa: PLC0415
 
     _embedded()
-    click.echo("stopped" if stop_server(postgres_dir(get_settings())) else "it was not running")
+    click.echo("stopped" if stop_server(get_settings().postgres) else "it was not running")
 
 
 @command.command("url")

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
@@ -28,7 +27,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from coin_hts_pipelines.lake import is_synthetic
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 SYNTHETIC_NOTE = "Synthetic candles: these figures say nothing about a market."
 
@@ -80,6 +81,8 @@ def source_label(source: str | None) -> str:
     """Name of a candle source for a person: what is made up is called so."""
     if source is None:
         return "–"
+    from coin_hts_pipelines.lake import is_synthetic  # noqa: PLC0415
+
     return "synthetic" if is_synthetic(source) else source
 
 

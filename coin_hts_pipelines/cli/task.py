@@ -81,7 +81,7 @@ def open_tasks() -> TaskQueue:
 
 def status_document(task: Task) -> dict[str, Any]:
     """JSON form of a task with where the UI shows it (`tasks/schemas/task_status.schema.json`)."""
-    from coin_hts_pipelines.control.tasks import run_url, task_url  # noqa: PLC0415
+    from coin_hts_pipelines.control.pages import run_url, task_url  # noqa: PLC0415
 
     return {**task.to_dict(), "run_url": run_url(task.run_id), "task_url": task_url(task.id)}
 

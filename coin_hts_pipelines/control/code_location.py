@@ -13,9 +13,11 @@ from coin_hts_pipelines.settings import Settings
 class CodeLocation:
     """Loads Dagster's definitions in a process of its own, which costs two seconds of another processor."""
 
+    # It ends at once and collects no garbage: that is a fifth of its time.
     _PROGRAM = (
+        "import gc, os; gc.disable(); "
         "import dagster; from coin_hts_pipelines.definitions import defs; dagster.Definitions.validate_loadable(defs); "
-        "print(len(list(defs.resolve_asset_graph().get_all_asset_keys())))"
+        "print(len(list(defs.resolve_asset_graph().get_all_asset_keys())), flush=True); os._exit(0)"
     )
 
     def __init__(self, settings: Settings) -> None:

@@ -24,16 +24,11 @@ _BEGIN = "# >>> written by coin-hts: how Dagster finds this instance"
 _END = "# <<< written by coin-hts"
 
 
-def postgres_dir(settings: Settings) -> Path:
-    """Data directory of the embedded server."""
-    return settings.root / "postgres"
-
-
 def database_url(settings: Settings) -> str:
     """URL of Postgres; starts the embedded server unless the settings name another."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
-    return start_server(postgres_dir(settings))
+    return start_server(settings.postgres)
 
 
 def instance_variables(settings: Settings, url: str) -> dict[str, str]:

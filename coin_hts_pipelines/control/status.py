@@ -21,10 +21,8 @@ from sqlalchemy.orm import Session
 from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.database import driver_url
-from coin_hts_pipelines.control.instance import postgres_dir
-from coin_hts_pipelines.control.tasks import run_url, task_url
+from coin_hts_pipelines.control.pages import run_url, task_url
 from coin_hts_pipelines.errors import CoinHtsError, TransientError
-from coin_hts_pipelines.market import Timeframe
 from coin_hts_pipelines.operations.embedded_postgres import find_server, server_url
 from coin_hts_pipelines.operations.health import (
     Backups,
@@ -59,7 +57,7 @@ def connect(settings: Settings) -> Database:
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
     else:
-        folder = postgres_dir(settings)
+        folder = settings.postgres
         server = find_server(folder)
         if server is None or not server.ready:
             raise TransientError(f"the embedded Postgres in {folder} is not running; `coin-hts db start` starts it")
@@ -332,6 +330,8 @@ def summarize(settings: Settings, *, started: float | None = None) -> dict[str, 
     newest: dict[str, datetime] = {}
     for (_, timeframe), one in series.items():
         newest[timeframe] = max(one.last, newest.get(timeframe, one.last))
+    from coin_hts_pipelines.market import Timeframe  # noqa: PLC0415 - pandas behind it takes a third of a second
+
     timeframes = sorted({*newest, *added}, key=lambda name: Timeframe(name).delta)
     candles = {
         name: {"newest": newest.get(name), "added": added.get(name, 0) if told["postgres"] is None else None}

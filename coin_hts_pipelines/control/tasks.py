@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from urllib.parse import urlencode
 
 import sqlalchemy as sa
 
@@ -39,13 +38,3 @@ def is_daemon_silent(database: Database) -> bool:
             return True
         seconds = session.scalar(sa.text(silence))
     return seconds is None or seconds > _SILENT_SECONDS
-
-
-def run_url(run_id: str | None) -> str | None:
-    """Page of a run in the Dagster UI; None without a run."""
-    return None if run_id is None else f"{get_settings().ui}/runs/{run_id}"
-
-
-def task_url(task_id: str) -> str:
-    """Page of a task's partition in the Dagster UI."""
-    return f"{get_settings().ui}/assets/backtest_task?{urlencode({'view': 'partitions', 'partition': task_id})}"

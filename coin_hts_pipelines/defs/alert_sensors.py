@@ -18,7 +18,8 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG
 from coin_hts_pipelines import clock
 from coin_hts_pipelines.control.backup import ALERTS
 from coin_hts_pipelines.control.instance import open_database
-from coin_hts_pipelines.control.tasks import TASK_JOB, run_url
+from coin_hts_pipelines.control.pages import run_url
+from coin_hts_pipelines.control.tasks import TASK_JOB
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
 from coin_hts_pipelines.operations.alert_conditions import backup_alert, disk_alerts, stale_alerts
 from coin_hts_pipelines.operations.alert_delivery import AlertOutbox

@@ -13,7 +13,7 @@ from coin_hts_pipelines.lake import CandleStore, IndicatorStore
 from coin_hts_pipelines.lake.sources import CandleSource, FilesSource, SampleSource, StoredSource
 from coin_hts_pipelines.results import ResultStore
 from coin_hts_pipelines.settings import Settings, get_settings, publish
-from coin_hts_pipelines.storage import DirectoryStore, ObjectStore, S3Store
+from coin_hts_pipelines.storage import DirectoryStore, ObjectStore
 
 
 class LakeResource(ConfigurableResource[Any]):
@@ -82,6 +82,8 @@ class ExportStoreResource(ConfigurableResource[Any]):
             aws_access_key_id=key.get_secret_value() if key else None,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
         ).get_client()
+        from coin_hts_pipelines.storage import S3Store  # noqa: PLC0415 - boto3
+
         return S3Store(client, self.bucket, self.prefix)
 
 

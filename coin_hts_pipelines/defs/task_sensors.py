@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from coin_hts_pipelines.control.pages import task_url
 from coin_hts_pipelines.control.task_reconciler import TaskReconciler
-from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_queue, task_url
+from coin_hts_pipelines.control.tasks import TASK_JOB, TASKS_PARTITIONS, open_queue
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
 from coin_hts_pipelines.defs.tasks import task_partitions
 from coin_hts_pipelines.operations.alert_outbox import OutboxAlerts

@@ -5,7 +5,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from coin_hts_pipelines.control.tasks import open_queue, task_url
+from coin_hts_pipelines.control.pages import task_url
+from coin_hts_pipelines.control.tasks import open_queue
 from coin_hts_pipelines.defs.jobs import NO_RETRIES
 from coin_hts_pipelines.defs.resources import LakeResource
 from coin_hts_pipelines.errors import CoinHtsError

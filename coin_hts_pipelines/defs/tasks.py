@@ -11,7 +11,8 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.tags import RUN_KEY_TAG
 
-from coin_hts_pipelines.control.tasks import TASKS_PARTITIONS, open_queue, task_url
+from coin_hts_pipelines.control.pages import task_url
+from coin_hts_pipelines.control.tasks import TASKS_PARTITIONS, open_queue
 from coin_hts_pipelines.defs.partitioned_work import requested_keys
 from coin_hts_pipelines.defs.resources import ExportStoreResource, LakeResource
 from coin_hts_pipelines.errors import CoinHtsError

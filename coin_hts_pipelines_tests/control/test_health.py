@@ -132,7 +132,7 @@ def test_a_daemon_whose_ticks_all_fail(settings: Settings, instance: dg.DagsterI
         at = time.time() - seconds_ago
         error = SerializableErrorInfo("gone", [], None) if status is TickStatus.FAILURE else None
         instance.create_tick(
-            TickData("origin", "sensor", InstigatorType.SENSOR, status, at, error=error, selector_id="selector")
+            TickData("origin", "sensor", InstigatorType.SENSOR, status, at, run_ids=[], error=error, selector_id="s")
         )
         return found(settings)["daemon"][0]
 

@@ -14,7 +14,7 @@ import yaml
 from dotenv import dotenv_values
 
 from coin_hts_pipelines.catalog import dagster_url
-from coin_hts_pipelines.control.instance import database_url, instance_variables, postgres_dir, write_env_file
+from coin_hts_pipelines.control.instance import database_url, instance_variables, write_env_file
 from coin_hts_pipelines.operations.embedded_postgres import find_server
 from coin_hts_pipelines.settings import Settings
 from coin_hts_pipelines_tests.conftest import CHECKOUT
@@ -93,8 +93,8 @@ def test_the_variables_of_an_instance(tmp_path: Path) -> None:
 def test_a_database_of_ones_own_starts_no_server(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, database_url="postgresql://u:p@h/d")
     assert database_url(settings) == "postgresql://u:p@h/d"
-    assert find_server(postgres_dir(settings)) is None
-    assert not postgres_dir(settings).exists()
+    assert find_server(settings.postgres) is None
+    assert not settings.postgres.exists()
 
 
 # ---- dagster.yaml

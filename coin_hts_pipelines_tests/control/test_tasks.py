@@ -12,7 +12,8 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.database import dagster_url
-from coin_hts_pipelines.control.tasks import is_daemon_silent, run_url, task_url
+from coin_hts_pipelines.control.pages import run_url, task_url
+from coin_hts_pipelines.control.tasks import is_daemon_silent
 from coin_hts_pipelines_tests.catalog.conftest import new_database
 from coin_hts_pipelines_tests.conftest import CHECKOUT
 from coin_hts_pipelines_tests.defs.helpers import home

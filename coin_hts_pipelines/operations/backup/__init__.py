@@ -28,20 +28,25 @@ Row counts are taken in the dump's own snapshot and compared when it is restored
 a target at a time; a bucket must belong to one machine, because the lock is the machine's.
 """
 
-from coin_hts_pipelines.operations.backup.create import create_backup
-from coin_hts_pipelines.operations.backup.drill import DrillReport, drill_backup, last_drill
-from coin_hts_pipelines.operations.backup.files import left_out
-from coin_hts_pipelines.operations.backup.inspect import (
-    Listed,
-    find_backup,
-    list_all,
-    list_backups,
-    verify_backup,
-)
-from coin_hts_pipelines.operations.backup.manifest import FileEntry, Manifest
-from coin_hts_pipelines.operations.backup.prune import Keep, Pruned, prune_backups, to_keep
-from coin_hts_pipelines.operations.backup.restore import restore_backup
-from coin_hts_pipelines.operations.backup.targets import DirectoryTarget, S3Target, Target, open_target
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coin_hts_pipelines.operations.backup.create import create_backup
+    from coin_hts_pipelines.operations.backup.drill import drill_backup
+    from coin_hts_pipelines.operations.backup.drill_report import DrillReport, last_drill
+    from coin_hts_pipelines.operations.backup.files import left_out
+    from coin_hts_pipelines.operations.backup.inspect import (
+        Listed,
+        find_backup,
+        list_all,
+        list_backups,
+        verify_backup,
+    )
+    from coin_hts_pipelines.operations.backup.manifest import FileEntry, Manifest
+    from coin_hts_pipelines.operations.backup.prune import Keep, Pruned, prune_backups, to_keep
+    from coin_hts_pipelines.operations.backup.restore import restore_backup
+    from coin_hts_pipelines.operations.backup.targets import DirectoryTarget, S3Target, Target, open_target
 
 __all__ = [
     "DirectoryTarget",
@@ -66,3 +71,34 @@ __all__ = [
     "to_keep",
     "verify_backup",
 ]
+
+# Imported when they are asked for: who only lists backups (`doctor`, `status`) waits for no pandas and no numba.
+_MODULES = {
+    "DirectoryTarget": "targets",
+    "DrillReport": "drill_report",
+    "FileEntry": "manifest",
+    "Keep": "prune",
+    "Listed": "inspect",
+    "Manifest": "manifest",
+    "Pruned": "prune",
+    "S3Target": "targets",
+    "Target": "targets",
+    "create_backup": "create",
+    "drill_backup": "drill",
+    "find_backup": "inspect",
+    "last_drill": "drill_report",
+    "left_out": "files",
+    "list_all": "inspect",
+    "list_backups": "inspect",
+    "open_target": "targets",
+    "prune_backups": "prune",
+    "restore_backup": "restore",
+    "to_keep": "prune",
+    "verify_backup": "inspect",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -11,11 +11,9 @@ import secrets
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict
 
 from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database
@@ -23,6 +21,7 @@ from coin_hts_pipelines.catalog.models import SCHEMA, ResultRow
 from coin_hts_pipelines.errors import Cancelled, CoinHtsError, IntegrityError
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.lake.atomic import locked
+from coin_hts_pipelines.operations.backup.drill_report import RECORDS, DrillReport
 from coin_hts_pipelines.operations.backup.dump import count_rows
 from coin_hts_pipelines.operations.backup.inspect import find_backup
 from coin_hts_pipelines.operations.backup.manifest import SUFFIX
@@ -35,29 +34,10 @@ from coin_hts_pipelines.results.manifest import MANIFEST, Manifest
 from coin_hts_pipelines.results.publish import new_id
 from coin_hts_pipelines.settings import Settings
 
-RECORDS = "drills/"
 SCRATCH = ".drill"
 # Candles may be newer than the result of a symbol when a backup is made; not of so many.
 _TRIED = 50
 _SHARE_RESTORED, _SHARE_LOOKED = 0.8, 0.9
-
-
-class DrillReport(BaseModel):
-    """What a drill did: `results` were compared with their rows, `recomputed` is the one that was computed again."""
-
-    model_config = ConfigDict(frozen=True)
-
-    started_at: datetime
-    finished_at: datetime
-    passed: bool
-    backup: str | None = None
-    files: int = 0
-    bytes: int = 0
-    tables: int = 0
-    rows: int = 0
-    results: int = 0
-    recomputed: str | None = None
-    problem: str | None = None
 
 
 def drill_backup(
@@ -107,12 +87,6 @@ def drill_backup(
         report = DrillReport(started_at=started, finished_at=clock.now(), passed=True, **about)
         _keep(target, report)
         return report
-
-
-def last_drill(target: Target) -> DrillReport | None:
-    """Report of the newest drill, None if there was none."""
-    names = [key for key in sorted(target.keys()) if key.startswith(RECORDS) and key.endswith(SUFFIX)]
-    return DrillReport.model_validate_json(target.read(names[-1])) if names else None
 
 
 def _keep(target: Target, report: DrillReport) -> None:

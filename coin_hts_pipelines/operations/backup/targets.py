@@ -13,7 +13,7 @@ from typing import Protocol
 
 from coin_hts_pipelines.errors import InvalidRequest, TransientError
 from coin_hts_pipelines.settings import Settings
-from coin_hts_pipelines.storage import ObjectStore, S3Store, s3_client
+from coin_hts_pipelines.storage import ObjectStore
 from coin_hts_pipelines.storage.object_store import commit, compare_sha256, copy_hashed, os_errors
 
 _S3_PREFIX = "backups"
@@ -165,6 +165,8 @@ def open_target(settings: Settings) -> Target:
         raise InvalidRequest("backups go to S3 but no bucket is set; set COIN_HTS_S3_BUCKET")
     key, secret = settings.s3_access_key_id, settings.s3_secret_access_key
     bundle = str(settings.path(settings.s3_ca_bundle)) if settings.s3_ca_bundle else None
+    from coin_hts_pipelines.storage import S3Store, s3_client  # noqa: PLC0415 - boto3
+
     client = s3_client(
         settings.s3_endpoint_url,
         settings.s3_region,
