@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PORT ?= 3000
+PORT ?=
 RUN_ARGS ?=
 TEST_ARGS ?=
 REPORT ?= junit
@@ -34,7 +34,7 @@ run: install  ## Candles to exports on synthetic candles, then the rankings
 	@$(BIN)/coin-hts run $(RUN_ARGS)
 
 up: install  ## Serve the Dagster UI and daemon on 127.0.0.1:3000
-	@$(BIN)/coin-hts up --port $(PORT)
+	@$(BIN)/coin-hts up $(if $(PORT),--port $(PORT))
 
 # The S3-compatible server of the tests lives in an environment of its own: it patches everything it meets.
 .venv-swift/.installed: requirements-swift.lock

@@ -140,7 +140,9 @@ class Settings(BaseSettings):
     backup_keep_weekly: int = Field(4, ge=0, description="Newest backups of a week that are kept.")
     backup_keep_monthly: int = Field(3, ge=0, description="Newest backups of a month that are kept.")
 
-    retention_run_days: int = Field(30, ge=1, description="Days after which finished runs of Dagster are removed.")
+    retention_run_days: int = Field(
+        30, ge=1, description="Days after which finished runs, and alerts that are over, are removed."
+    )
     retention_export_days: int = Field(
         90, ge=1, description="Days after which exports of presets and results no longer current are removed."
     )

@@ -284,6 +284,7 @@ def prune(instance: DagsterInstance, open_store: Callable[[], ObjectStore], *, d
         "preset exports": prune_presets,
         "task exports": lambda: retention.prune_task_exports(database, store(), exports, dry_run=dry_run),
         "task rows": lambda: retention.prune_task_rows(database, store(), tasks, dry_run=dry_run),
+        "alerts": lambda: retention.prune_alerts(database, runs, dry_run=dry_run),
         "inbox files": lambda: retention.prune_inbox(settings.root, inbox, dry_run=dry_run),
     }
     for kind, step in steps.items():

@@ -1,4 +1,4 @@
-"""What is old is removed: exports, rows of tasks, files of the inbox and of Dagster's runs. Not here: Dagster's tables.
+"""What is old is removed: exports, rows of tasks and alerts, files of inbox and runs. Not here: Dagster's tables.
 
 Whatever belongs together goes in an order that leaves nothing half: a manifest before the files it names, files that
 rows name before the rows, files of Dagster's runs after their rows. Interrupted anywhere, the next call goes on.
@@ -20,7 +20,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from coin_hts_pipelines.catalog.database import DAGSTER_SCHEMA, Database
-from coin_hts_pipelines.catalog.models import SCHEMA, DeadLetterRow, PresetRow, ResultRow, TaskRow
+from coin_hts_pipelines.catalog.models import SCHEMA, AlertRow, DeadLetterRow, PresetRow, ResultRow, TaskRow
 from coin_hts_pipelines.errors import CoinHtsError
 from coin_hts_pipelines.lake.inbox import FOLDER, IMPORTED, REJECTED
 from coin_hts_pipelines.results import Manifest, ResultStore
@@ -173,6 +173,17 @@ def prune_task_rows(database: Database, store: ObjectStore, before: datetime, *,
         ids = sorted({*session.scalars(due.with_for_update(skip_locked=True))} - exported)
         if not dry_run:
             session.execute(sa.delete(TaskRow).where(TaskRow.id.in_(ids)).execution_options(synchronize_session=False))
+    return Removed(len(ids))
+
+
+def prune_alerts(database: Database, before: datetime, *, dry_run: bool = False) -> Removed:
+    """Remove alerts that are over and that everybody was told before a moment; what lasts stays, however old."""
+    due = sa.select(AlertRow.id).where(~AlertRow.lasts, AlertRow.handled_at < before)
+    with database.session() as session:
+        ids = list(session.scalars(due.with_for_update(skip_locked=True)))
+        if not dry_run:
+            gone = sa.delete(AlertRow).where(AlertRow.id.in_(ids))
+            session.execute(gone, execution_options={"synchronize_session": False})
     return Removed(len(ids))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.control.backup import BACKUP_JOB, DRILL_JOB
 from coin_hts_pipelines.control.instance import open_database
-from coin_hts_pipelines.control.run_owners import OWNER_TAG
+from coin_hts_pipelines.control.run_owners import OWNER_TAG, end_dead_runs, process_token
 from coin_hts_pipelines.defs import alert_sensors, backups, build_defs
 from coin_hts_pipelines.operations.backup import last_drill, list_backups, open_target
 from coin_hts_pipelines.settings import get_settings
@@ -105,6 +107,19 @@ def test_what_fails_is_an_alert_of_its_own_kind_until_it_goes_well(world: World)
 def test_an_error_that_no_retry_mends_is_not_retried(world: World) -> None:
     result = run(world, DRILL_JOB)
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+def test_one_whose_process_was_killed_is_an_alert_too(world: World) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    token = process_token(process.pid)
+    begun = world.instance.create_run_for_job(backups.backup_job, status=dg.DagsterRunStatus.STARTED)
+    world.instance.add_run_tags(begun.run_id, {OWNER_TAG: f"{token}/{begun.run_id}"})
+    assert end_dead_runs(world.instance) == []
+    process.kill()
+    process.communicate()
+    assert end_dead_runs(world.instance) == [begun.run_id]
+    assert world.tick() == "no backup was made"
+    assert world.alerts[-1].alert.kind == "backup_failed"
 
 
 def test_one_that_is_in_the_way_is_tried_again(world: World) -> None:

@@ -17,6 +17,9 @@ from coin_hts_pipelines.catalog.result_index import ResultIndex
 from coin_hts_pipelines.defs.exports import export_key, export_result
 from coin_hts_pipelines.errors import TransientError
 from coin_hts_pipelines.operations import retention
+from coin_hts_pipelines.operations.alert_delivery import AlertOutbox
+from coin_hts_pipelines.operations.alert_outbox import raise_alert, resolve_alert
+from coin_hts_pipelines.operations.alerts import Alert
 from coin_hts_pipelines.operations.retention import Removed
 from coin_hts_pipelines.results import Manifest, ResultStore
 from coin_hts_pipelines.settings import Settings
@@ -377,3 +380,27 @@ def test_tables_and_folders_are_measured(database: Database, tmp_path: Path) -> 
         (tmp_path / "data" / "candles", 50, 2),
         (tmp_path / "far" / "exports", 7, 1),
     ]
+
+
+# ---- alerts
+
+
+def test_alerts_that_are_over(shop: Shop) -> None:
+    class Sink:
+        name = "hook"
+
+        def send(self, alert: Alert) -> None:
+            assert alert.title
+
+    before, outbox = datetime.now(UTC), AlertOutbox(shop.database, [Sink()])
+    for key in ("over", "lasts"):
+        raise_alert(shop.database, Alert("disk_full", key, "", None, "error"), key=key)
+    outbox.deliver()
+    resolve_alert(shop.database, "over")
+    outbox.deliver()
+    assert retention.prune_alerts(shop.database, before).count == 0, "they are young"
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    assert retention.prune_alerts(shop.database, later, dry_run=True).count == 2
+    assert len(outbox.list()) == 3
+    assert retention.prune_alerts(shop.database, later).count == 2, "the alert and the note of its end"
+    assert [one.alert.title for one in outbox.list()] == ["lasts"]
