@@ -1,4 +1,4 @@
-"""The automation takes minutes, in which the daemon mostly waits: it is set going before the other tests run."""
+"""The automation at work: an instance with `coin-hts up` in which one candle partition was changed by hand."""
 
 from __future__ import annotations
 
@@ -28,20 +28,8 @@ from coin_hts_pipelines_tests.integration.helpers import (
     wait_until,
 )
 
-AUTOMATION = Path(__file__).with_name("test_automation.py")
 SYMBOLS, CHANGED, YEAR = ("KRW-BTC", "KRW-ETH", "KRW-XRP"), "KRW-ETH", 2024
 START_SECONDS = 90
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Look at what came of the automation last of all."""
-    items.sort(key=lambda item: item.path == AUTOMATION)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _set_the_automation_going(request: pytest.FixtureRequest) -> None:
-    if any(item.path == AUTOMATION for item in request.session.items):
-        request.getfixturevalue("automation")
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def automation() -> Iterator[Automation]:
     """Export three symbols, start the UI and the daemon, and lengthen the candles of one symbol by Dagster's CLI."""
     home = Path(tempfile.mkdtemp(prefix="hts-"))

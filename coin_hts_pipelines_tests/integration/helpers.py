@@ -39,7 +39,9 @@ def query(project: Project, sql: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 def run_statuses(project: Project) -> dict[str, str]:
-    """Status of every run of the instance, oldest first."""
+    """Status of every run of the instance, oldest first; none before Dagster has made its tables."""
+    if query(project, "SELECT to_regclass('dagster.runs')")[0][0] is None:
+        return {}
     return dict(query(project, "SELECT run_id, status FROM dagster.runs ORDER BY id"))
 
 
