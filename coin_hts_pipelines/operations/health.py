@@ -5,6 +5,7 @@ Each check gives a finding and raises nothing that `guarded` does not turn into 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -32,6 +33,8 @@ _OLD_BACKUP = timedelta(days=2)
 # What is fetched by the minute is late after this; daily candles come at their time of day.
 _LATE = timedelta(minutes=15)
 _NAMED = 3
+# Nanoseconds of a unit of Parquet's.
+_NANOSECONDS = {"milliseconds": 1_000_000, "microseconds": 1000, "nanoseconds": 1}
 
 T = TypeVar("T")
 
@@ -263,6 +266,15 @@ class CandleFooters:
         return self._known[path][1]
 
 
+def _largest(statistics: Any) -> datetime:
+    """Largest timestamp of a row group, read from the raw number.
+
+    pyarrow's own conversion imports pandas, which fails when another thread is importing it too.
+    """
+    length = _NANOSECONDS[json.loads(statistics.logical_type.to_json())["timeUnit"]]
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=statistics.max_raw * length // 1000)
+
+
 def _newest(parquet: Any, path: Path) -> datetime:
     """Largest timestamp of a file, by its statistics where it has them."""
     names = parquet.schema_arrow.names
@@ -271,7 +283,7 @@ def _newest(parquet: Any, path: Path) -> datetime:
     groups = [parquet.metadata.row_group(place) for place in range(parquet.metadata.num_row_groups)]
     statistics = [group.column(names.index("timestamp")).statistics for group in groups]
     if all(one is not None and one.has_min_max for one in statistics):
-        found = [one.max for one in statistics]
+        found = [_largest(one) for one in statistics]
     else:
         found = parquet.read(columns=["timestamp"])["timestamp"].to_pylist()
     if not found:

@@ -63,8 +63,11 @@ def _is_whole(parts: tuple[str, ...]) -> bool:
             return len(home) == 3
         case ("results", timeframe, _, _):
             return timeframe in _TIMEFRAMES
-        case ("indicators", _, timeframe) | (_, timeframe):
+        case ("indicators", _, timeframe):
             return timeframe in _TIMEFRAMES
+        case (symbol, timeframe):
+            # Not `results`, whose folder of a timeframe holds homes with locks of their own.
+            return "-" in symbol and timeframe in _TIMEFRAMES
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import threading
@@ -18,6 +19,7 @@ from coin_hts_pipelines.operations.backup import (
     Manifest,
     create,
     create_backup,
+    files,
     find_backup,
     list_all,
     list_backups,
@@ -25,7 +27,7 @@ from coin_hts_pipelines.operations.backup import (
     verify_backup,
 )
 from coin_hts_pipelines.operations.backup import dump as dump_module
-from coin_hts_pipelines_tests.operations.backup.helpers import SYMBOLS, House, holds
+from coin_hts_pipelines_tests.operations.backup.helpers import PRESET, SYMBOLS, House, holds
 
 
 def grow_old(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,3 +328,18 @@ def test_ids_sort_by_time(house: House) -> None:
         find_backup(house.target, "2025")
     with pytest.raises(InvalidRequest, match="unknown"):
         find_backup(house.target, "2024")
+
+
+def test_what_is_read_together_is_what_a_lock_of_its_writers_covers(house: House) -> None:
+    (house.root / "rankings" / "1D").mkdir(parents=True)
+    (house.root / "rankings" / "1D" / "daily.parquet").write_bytes(b"x")
+    found = {path.relative_to(house.root).as_posix() for path in files.units(house.root, ())}
+    homes = {f"results/1D/{PRESET}/{symbol}" for symbol in SYMBOLS}
+    assert found == {*(f"{symbol}/1D" for symbol in SYMBOLS), *homes, "rankings/1D/daily.parquet"}
+    for home in homes:
+        with (
+            files.held(house.root, house.root / home),
+            (house.root / home / "CURRENT.lock").open("rb") as lock,
+            pytest.raises(BlockingIOError),
+        ):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

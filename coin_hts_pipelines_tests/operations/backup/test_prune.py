@@ -66,6 +66,7 @@ def make_days(house: House, days: int) -> list[str]:
     ids = []
     for number in range(days):
         house.merge(SYMBOLS[0], seed=100 + number)
+        house.publish(SYMBOLS[1], 100 + number)  # two equal dumps of one second would share an object
         with clock.simulated(lambda number=number: DAY + timedelta(days=number)):
             ids.append(house.back_up().id)
     return ids
