@@ -21,7 +21,13 @@ from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.control.pages import run_url
 from coin_hts_pipelines.control.tasks import TASK_JOB
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
-from coin_hts_pipelines.operations.alert_conditions import backup_alert, disk_alerts, stale_alerts
+from coin_hts_pipelines.errors import TransientError
+from coin_hts_pipelines.operations.alert_conditions import (
+    backup_alert,
+    disk_alerts,
+    stale_alerts,
+    unread_backups,
+)
 from coin_hts_pipelines.operations.alert_delivery import AlertOutbox
 from coin_hts_pipelines.operations.alert_outbox import Finding, note_findings
 from coin_hts_pipelines.operations.alert_sinks import open_sinks
@@ -31,6 +37,8 @@ from coin_hts_pipelines.settings import get_settings
 _EVENTS = 200
 # It stands in the cursor until the run is judged.
 _LONGEST_REASON = 2000
+# So do the partitions for which a check fails; of more the oldest are forgotten.
+_SCOPES = 50
 # The daemon looks for failed runs every few seconds; one it has not started again by then it never will.
 _RETRIED_WITHIN = timedelta(minutes=5)
 Verdict = Literal["alert", "wait", "forget"]
@@ -89,15 +97,20 @@ def failure_sensor() -> dg.SensorDefinition:
 
 def _watch_runs(instance: dg.DagsterInstance, cursor: dict[str, Any]) -> list[Finding]:
     findings: list[Finding] = []
-    # A success ends what failed before it; what failed after it is raised below.
-    for event in _events(instance, DagsterEventType.RUN_SUCCESS, cursor, "successes"):
-        run = instance.get_run_by_id(event.run_id)
-        if run is not None:
-            findings.append((run_key(run), None))
     undecided: dict[str, Any] = cursor["undecided"]
-    for event in _events(instance, DagsterEventType.RUN_FAILURE, cursor, "runs"):
-        failed = cast(DagsterEvent, event.event_log_entry.dagster_event)
-        undecided[event.run_id] = {"at": event.timestamp, "reason": failure_reason(failed)[:_LONGEST_REASON]}
+    # In the order in which it happened: a success ends what failed before it, and nothing that failed after it.
+    for event in _ends_of_runs(instance, cursor):
+        run = instance.get_run_by_id(event.run_id)
+        if run is None:
+            continue
+        key, ended = run_key(run), cast(DagsterEvent, event.event_log_entry.dagster_event)
+        if ended.event_type is DagsterEventType.RUN_FAILURE:
+            reason = failure_reason(ended)[:_LONGEST_REASON]
+            undecided[event.run_id] = {"at": event.timestamp, "reason": reason, "key": key}
+        else:
+            for run_id in [run_id for run_id, failure in undecided.items() if failure.get("key") == key]:
+                del undecided[run_id]
+            findings.append((key, None))
     for run_id, failure in list(undecided.items()):
         run = instance.get_run_by_id(run_id)
         age = clock.now() - datetime.fromtimestamp(failure["at"], UTC)
@@ -107,6 +120,20 @@ def _watch_runs(instance: dg.DagsterInstance, cursor: dict[str, Any]) -> list[Fi
         if verdict != "wait":
             del undecided[run_id]
     return findings
+
+
+def _ends_of_runs(instance: dg.DagsterInstance, cursor: dict[str, Any]) -> list[dg.EventLogRecord]:
+    """Successes and failures since the cursor, oldest first, both up to the same event; the cursor moves on."""
+    end = instance.event_log_storage.get_maximum_record_id() or 0
+    kinds = {"successes": DagsterEventType.RUN_SUCCESS, "runs": DagsterEventType.RUN_FAILURE}
+    lists = {name: _events(instance, kind, cursor[name]) for name, kind in kinds.items()}
+    end = min([end, *(found[-1].storage_id for found in lists.values() if len(found) == _EVENTS)])
+    events: list[dg.EventLogRecord] = []
+    for name, found in lists.items():
+        taken = [event for event in found if event.storage_id <= end]
+        cursor[name] = taken[-1].storage_id if taken else cursor[name]
+        events += taken
+    return sorted(events, key=lambda event: event.storage_id)
 
 
 def judge(run: dg.DagsterRun | None, age: timedelta, *, retries: bool) -> Verdict:
@@ -161,20 +188,28 @@ def failure_reason(event: DagsterEvent) -> str:
 
 def _watch_checks(instance: dg.DagsterInstance, cursor: dict[str, Any]) -> list[Finding]:
     findings: list[Finding] = []
-    failing: dict[str, list[str]] = cursor["failing"]
-    for event in _events(instance, DagsterEventType.ASSET_CHECK_EVALUATION, cursor, "checks"):
+    failing: dict[str, list[list[str]]] = cursor["failing"]
+    for key, scopes in failing.items():
+        # A cursor of an older version holds one scope.
+        if not scopes or isinstance(scopes[0], str):
+            failing[key] = [cast(list[str], scopes)]
+    events = _events(instance, DagsterEventType.ASSET_CHECK_EVALUATION, cursor["checks"])
+    for event in events:
+        cursor["checks"] = event.storage_id
         evaluation = cast(DagsterEvent, event.event_log_entry.dagster_event).asset_check_evaluation_data
         run = instance.get_run_by_id(event.run_id)
         scope = _scope(run.tags) if run is not None else []
         key = f"check {evaluation.check_name} of {evaluation.asset_key.to_user_string()}"
+        # A run over other partitions says nothing about those that failed.
+        others = [one for one in failing.get(key, []) if one != scope]
         if not evaluation.passed:
             alert = check_alert(evaluation, event.run_id)
             if alert is not None:
-                failing[key] = scope
+                failing[key] = [*others, scope][-_SCOPES:]
                 findings.append((key, alert))
-        # A run over other partitions says nothing about those that failed.
-        elif failing.get(key) == scope:
-            del failing[key]
+        elif others:
+            failing[key] = others
+        elif failing.pop(key, None):
             findings.append((key, None))
     return findings
 
@@ -194,15 +229,10 @@ def check_alert(evaluation: dg.AssetCheckEvaluation, run_id: str) -> Alert | Non
     return Alert(kind, title, text or "The run says more.", run_url(run_id or None), severity)
 
 
-def _events(
-    instance: dg.DagsterInstance, kind: DagsterEventType, cursor: dict[str, Any], name: str
-) -> Sequence[dg.EventLogRecord]:
-    """Events since the cursor, oldest first; the cursor moves on."""
-    wanted = dg.EventRecordsFilter(kind, after_cursor=cursor[name])
-    found = instance.event_log_storage.get_event_records(wanted, limit=_EVENTS, ascending=True)
-    if found:
-        cursor[name] = found[-1].storage_id
-    return found
+def _events(instance: dg.DagsterInstance, kind: DagsterEventType, after: int) -> Sequence[dg.EventLogRecord]:
+    """Events after one, oldest first."""
+    wanted = dg.EventRecordsFilter(kind, after_cursor=after)
+    return instance.event_log_storage.get_event_records(wanted, limit=_EVENTS, ascending=True)
 
 
 def _scope(tags: Mapping[str, str]) -> list[str]:
@@ -224,14 +254,17 @@ def condition_sensor() -> dg.SensorDefinition:
     )
     def watch_conditions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         settings, database = get_settings(), open_database()
-        before = json.loads(context.cursor or "[]")
-        alerts, fresh = stale_alerts(settings, database, before)
-        alerts |= disk_alerts(settings)
+        before = json.loads(context.cursor or "{}")
+        if isinstance(before, list):  # a cursor of an older version
+            before = {"fresh": before}
+        alerts, fresh = stale_alerts(settings, database, before.get("fresh", []))
+        disks, full = disk_alerts(settings, before.get("full", []))
+        alerts |= disks
         note_findings(database, [*alerts.items()])
         titles = [alert.title for alert in alerts.values() if alert is not None]
         return dg.SensorResult(
             skip_reason="; ".join(titles) or "candles are fresh and disks have room",
-            cursor=json.dumps(fresh),
+            cursor=json.dumps({"fresh": fresh, "full": full}),
         )
 
     return watch_conditions
@@ -251,8 +284,13 @@ def backup_sensor() -> dg.SensorDefinition:
     )
     def watch_backups(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         settings = get_settings()
-        since = context.cursor or clock.now().isoformat()
-        alert = backup_alert(settings, datetime.fromisoformat(since))
+        since, _, unread = (context.cursor or clock.now().isoformat()).partition(" ")
+        try:
+            alert = backup_alert(settings, datetime.fromisoformat(since))
+        except TransientError as error:
+            if not unread:  # once is no matter for a person
+                return dg.SensorResult(skip_reason=f"nothing is known: {error}", cursor=f"{since} unread")
+            alert, since = unread_backups(settings, error), f"{since} unread"
         note_findings(open_database(), [("backup age", alert)])
         return dg.SensorResult(skip_reason=alert.title if alert else "the backups are young enough", cursor=since)
 

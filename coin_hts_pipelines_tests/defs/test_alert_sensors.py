@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -202,6 +204,44 @@ def test_the_same_work_is_one_finding_and_its_success_ends_it(world: World) -> N
     assert [one.lasts for one in world.alerts] == [True, False, False, True]
 
 
+def test_a_failure_that_is_good_again_within_a_tick_is_none(world: World) -> None:
+    world.fail()
+    world.succeed()
+    assert world.tick() == "nothing failed"
+    world.succeed()
+    world.fail()
+    assert world.tick() == "refresh_candles_1d failed"
+    assert [one.lasts for one in world.alerts] == [True]
+
+
+def test_what_a_person_ran_again_while_it_waited_is_none(retrying: World) -> None:
+    """Of a killed run Dagster says that it will try again; a person was faster."""
+    retrying.fail()
+    assert retrying.tick(minutes=1) == "nothing failed"
+    retrying.succeed()
+    assert retrying.tick(minutes=1) == "nothing failed"
+    assert retrying.tick(minutes=60) == "nothing failed"
+    assert retrying.alerts == []
+
+
+def test_a_success_ends_only_what_failed_before_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many successes wait: none of them is handled after a failure that came after it."""
+    monkeypatch.setattr(alert_sensors, "_EVENTS", 2)
+    for _ in range(5):
+        world.succeed()
+    world.fail()
+    for _ in range(4):
+        world.tick()
+    assert [(one.alert.title, one.lasts) for one in world.alerts] == [("refresh_candles_1d failed", True)]
+    for _ in range(5):
+        world.fail(tags={"dagster/partition": "C|2025"})
+    world.succeed()
+    for _ in range(4):
+        world.tick()
+    assert world.titles[2:] == ["Resolved: refresh_candles_1d failed"]
+    assert [one.lasts for one in world.alerts] == [False, True, False]
+
+
 def test_a_run_of_assets_is_named_by_them(world: World) -> None:
     @dg.asset
     def candles_9x() -> None:
@@ -348,23 +388,44 @@ def test_warnings_are_none_but_for_stale_data(world: World, evaluate: Evaluate) 
     assert (one.alert.kind, one.alert.severity, one.alert.title) == ("stale_data", "warning", "candles_1d is stale")
 
 
-def test_a_run_over_other_partitions_ends_nothing(world: World, evaluate: Evaluate) -> None:
-    here, there = {"dagster/partition": "KRW-BTC|2024"}, {"dagster/partition": "KRW-ETH|2024"}
+HERE, THERE = {"dagster/partition": "KRW-BTC|2024"}, {"dagster/partition": "KRW-ETH|2024"}
+FAILED, GOOD = "check schema of candles_1d failed", "check schema of candles_1d is good again"
 
-    def told(passed: bool, tags: dict[str, str]) -> str:
-        evaluation = dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey("candles_1d"), check_name="schema", passed=passed, metadata={}
-        )
-        run = world.instance.create_run_for_job(JOB, tags=tags)
-        event = dg.DagsterEvent(
-            dg.DagsterEventType.ASSET_CHECK_EVALUATION.value, JOB.name, event_specific_data=evaluation
-        )
-        world.instance.report_dagster_event(event, run.run_id)
-        return world.tick()
 
-    assert told(False, here) == "check schema of candles_1d failed"
-    assert told(True, there) == "nothing failed"
-    assert told(True, here) == "check schema of candles_1d is good again"
+def told(world: World, passed: bool, tags: dict[str, str]) -> str:
+    """Report a check of the partitions of a run, and tick."""
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey("candles_1d"), check_name="schema", passed=passed, metadata={}
+    )
+    run = world.instance.create_run_for_job(JOB, tags=tags)
+    event = dg.DagsterEvent(dg.DagsterEventType.ASSET_CHECK_EVALUATION.value, JOB.name, event_specific_data=evaluation)
+    world.instance.report_dagster_event(event, run.run_id)
+    return world.tick()
+
+
+def test_a_run_over_other_partitions_ends_nothing(world: World) -> None:
+    assert told(world, False, HERE) == FAILED
+    assert told(world, True, THERE) == "nothing failed"
+    assert told(world, True, HERE) == GOOD
+
+
+def test_a_check_is_good_again_when_the_last_partitions_pass(world: World) -> None:
+    for tags in (HERE, THERE, HERE):
+        assert told(world, False, tags) == FAILED
+    assert told(world, True, THERE) == "nothing failed"
+    assert told(world, True, {}) == "nothing failed"
+    assert told(world, True, HERE) == GOOD
+    assert told(world, True, THERE) == "nothing failed"
+
+
+@pytest.mark.parametrize(("scope", "tags"), [(["KRW-BTC|2024"], HERE), ([], {})])
+def test_a_cursor_of_an_older_version_is_read(world: World, scope: list[str], tags: dict[str, str]) -> None:
+    told(world, False, tags)
+    cursor = json.loads(world.cursor or "")
+    cursor["failing"] = {"check schema of candles_1d": scope}
+    world.cursor = json.dumps(cursor)
+    assert told(world, True, THERE) == "nothing failed"
+    assert told(world, True, tags) == GOOD
 
 
 # ---- conditions
@@ -444,6 +505,21 @@ def test_a_ledger_that_is_lost_is_stale(look: Callable[[float], str], database: 
     assert look(1) == "1D candles of upbit are stale"
 
 
+def test_a_timeframe_that_was_taken_out_is_not_stale(
+    look: Callable[[float], str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Coverage(database).add("exchange:upbit", "KRW-BTC", "1H", START - 9 * HOUR, START)
+    look(0)
+    assert "stale" in look(500)
+    monkeypatch.setenv("COIN_HTS_TIMEFRAMES", "1D")
+    forget_settings()
+    assert look(501) == FINE
+    assert titles(database)[-1] == "Resolved: 1H candles of upbit are stale"
+    monkeypatch.setenv("COIN_HTS_TIMEFRAMES", "1D,1H")
+    forget_settings()
+    assert look(502) == FINE
+
+
 def test_without_a_live_source_nothing_is_stale(
     look: Callable[[float], str], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,27 +550,86 @@ def test_a_disk_that_fills_up(
     assert "171.0 GB of" in newest.text
 
 
-@pytest.mark.parametrize(("store", "keys"), [("directory", {"disk data", "disk backups"}), ("s3", {"disk data"})])
-def test_backups_on_another_disk_have_an_alert_of_their_own(
-    look: Callable[[float], str], monkeypatch: pytest.MonkeyPatch, store: str, keys: set[str]
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [
+        ("backups", {"COIN_HTS_BACKUP_STORE": "directory", "COIN_HTS_BACKUP_DIR": "/dev/shm"}),
+        (None, {"COIN_HTS_BACKUP_STORE": "s3", "COIN_HTS_BACKUP_DIR": "/dev/shm"}),
+        ("exports", {"COIN_HTS_EXPORT_STORE": "directory", "COIN_HTS_EXPORT_DIR": "/dev/shm"}),
+        (None, {"COIN_HTS_EXPORT_STORE": "s3", "COIN_HTS_EXPORT_DIR": "/dev/shm"}),
+        ("logs", {"COIN_HTS_LOG_DIR": "/dev/shm"}),
+    ],
+)
+def test_folders_on_another_disk_have_an_alert_of_their_own(
+    look: Callable[[float], str],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    variables: dict[str, str],
 ) -> None:
-    monkeypatch.setenv("COIN_HTS_BACKUP_STORE", store)
-    monkeypatch.setenv("COIN_HTS_BACKUP_DIR", "/dev/shm")
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
     forget_settings()
     assert get_settings().root.stat().st_dev != Path("/dev/shm").stat().st_dev
     _disk(monkeypatch, 90)
-    alerts = alert_conditions.disk_alerts(get_settings())
-    assert set(alerts) == keys
-    assert all(alerts.values())
+    look(0)
+    others = [f"the disk of the {name} is 90 % full"] if name else []
+    assert titles(database) == ["the disk of the data is 90 % full", *others]
+    # Not looked at any more: what is no matter of ours is no alert.
+    for variable in variables:
+        monkeypatch.delenv(variable)
+    forget_settings()
+    look(1)
+    assert titles(database)[1:] == others + [f"Resolved: {title}" for title in others]
+
+
+def test_a_cursor_of_conditions_of_an_older_version_is_read(settled: None) -> None:
+    answer: Any = alert_sensors.condition_sensor()(dg.build_sensor_context(cursor='["1D"]'))
+    assert json.loads(answer.cursor) == {"fresh": [], "full": []}
 
 
 def test_the_real_disk_has_a_share(settled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert alert_conditions.disk_alerts(get_settings()) == {}  # there is no folder yet
+    assert alert_conditions.disk_alerts(get_settings(), []) == ({}, [])  # there is no folder yet
     get_settings().root.mkdir()
     monkeypatch.setenv("COIN_HTS_ALERT_DISK_PERCENT", "0.0001")
     forget_settings()
-    (one,) = alert_conditions.disk_alerts(get_settings()).values()
-    assert one is not None
+    alerts, full = alert_conditions.disk_alerts(get_settings(), [])
+    assert full == [*alerts] == ["disk data"]
+    assert alerts["disk data"] is not None
+
+
+# ---- backups
+
+
+def test_backups_whose_store_does_not_answer(
+    settled: None, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that hangs is waited for, but not for long; once is no alert."""
+    hangs, sensor = threading.Event(), alert_sensors.backup_sensor()
+    cursor = START.isoformat()  # as an older version left it
+
+    def look(work: Callable[[Any], Any]) -> str:
+        nonlocal cursor
+        monkeypatch.setattr(alert_conditions, "list_backups", work)
+        with clock.simulated(lambda: START):
+            answer: Any = sensor(dg.build_sensor_context(cursor=cursor))
+        cursor = answer.cursor
+        return str(answer.skip_reason.skip_message)
+
+    monkeypatch.setattr(alert_conditions, "_LISTING_SECONDS", 0.05)
+    for _ in range(2):
+        assert look(lambda _: hangs.wait(60)) == "nothing is known: no answer; it hangs, or the way to it is blocked"
+        assert titles(database) == []
+        monkeypatch.setattr(alert_conditions, "_LISTING_SECONDS", 60)
+        assert look(lambda _: []) == "the backups are young enough"
+        monkeypatch.setattr(alert_conditions, "_LISTING_SECONDS", 0.05)
+    for said in ("nothing is known", *["the backups cannot be looked at"] * 2):
+        assert look(lambda _: hangs.wait(60)).startswith(said)
+    hangs.set()
+    assert titles(database) == ["the backups cannot be looked at"]
+    monkeypatch.setattr(alert_conditions, "_LISTING_SECONDS", 60)
+    look(lambda _: [])
+    assert titles(database)[1:] == ["Resolved: the backups cannot be looked at"]
 
 
 # ---- delivery
