@@ -205,14 +205,14 @@ class AlertOutbox:
             session.execute(new.on_conflict_do_update(constraint="pk_alert_deliveries", set_=again))
 
     def _settle(self) -> None:
-        """Mark what every sink had, so that a sink that is set up later is not sent old ones; forget the oldest."""
+        """Mark what every sink had, so that a sink that is set up later is not sent old ones; forget what is long over."""
         here = sa.and_(AlertDeliveryRow.alert_id == AlertRow.id, AlertDeliveryRow.sent_at.is_not(None))
         names = [sink.name for sink in self.sinks]
         count = sa.select(sa.func.count()).where(here, AlertDeliveryRow.sink.in_(names)).scalar_subquery()
         everywhere = sa.update(AlertRow).where(AlertRow.handled_at.is_(None), count == len(names))
         with self.database.session() as session:
             session.execute(everywhere.values(handled_at=clock.now()))
-            session.execute(sa.delete(AlertRow).where(AlertRow.last_seen_at < clock.now() - _KEPT))
+            session.execute(sa.delete(AlertRow).where(~AlertRow.lasts, AlertRow.last_seen_at < clock.now() - _KEPT))
 
 
 def _message(rows: Sequence[AlertRow]) -> Alert:

@@ -110,10 +110,15 @@ class DeadLetters:
         return found[0]
 
     def _take(self, session: Session, task_id: str) -> DeadLetter:
-        """Remove a letter; of two who try at once one gets it."""
+        """Remove a letter and end its alert; of two who try at once one gets it."""
+        from coin_hts_pipelines.operations.alert_outbox import end_alert  # noqa: PLC0415 - mail and Slack
+
         row = self._find(session, task_id)
         letter = _letter(row)
         taken = sa.delete(DeadLetterRow).where(DeadLetterRow.task_id == letter.task_id).returning(DeadLetterRow.task_id)
         if session.scalar(taken, execution_options={"synchronize_session": False}) is None:
             raise InvalidRequest(f"dead letter {letter.task_id} was taken by somebody else just now")
+        # The key of `OutboxAlerts`, of the title that `tasks.alerts` gives it.
+        name = "" if letter.name is None else f" ({letter.name})"
+        end_alert(session, f"dead_letter task {letter.task_id}{name} failed")
         return letter

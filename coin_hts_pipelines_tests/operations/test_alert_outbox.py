@@ -439,18 +439,21 @@ def test_a_sink_that_is_set_up_later_is_not_sent_old_ones(database: Database, ti
     assert sink.titles == ["new"]
 
 
-def test_old_ones_are_forgotten(database: Database, time: Clock) -> None:
+def test_old_ones_that_are_over_are_forgotten(database: Database, time: Clock) -> None:
+    raise_alert(database, alert("lasting"), key="lasting")
     raise_alert(database, alert("old"), key="a")
+    with database.session() as session:
+        session.execute(sa.update(AlertRow).where(AlertRow.key == "a").values(lasts=False))
     outbox(database, Sink()).deliver()
     time.forward(timedelta(days=89))
     raise_alert(database, alert("new"), key="b")
     outbox(database, Sink()).deliver()
-    assert [one.key for one in stored(database)] == ["b", "a"]
+    assert [one.key for one in stored(database)] == ["b", "a", "lasting"]
     time.forward(timedelta(days=2))
     outbox(database, Sink()).deliver()
-    assert [one.key for one in stored(database)] == ["b"]
+    assert [one.key for one in stored(database)] == ["b", "lasting"]
     with database.session() as session:
-        assert session.scalar(sa.text("SELECT count(*) FROM catalog.alert_deliveries")) == 1
+        assert session.scalar(sa.text("SELECT count(*) FROM catalog.alert_deliveries")) == 2
 
 
 def test_the_newest_are_listed_first(database: Database) -> None:

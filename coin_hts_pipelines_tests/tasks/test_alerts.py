@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.errors import PermanentError, TransientError
+from coin_hts_pipelines.operations.alert_delivery import AlertOutbox
+from coin_hts_pipelines.operations.alert_outbox import OutboxAlerts
 from coin_hts_pipelines.operations.alerts import Alert, LogAlerts
 from coin_hts_pipelines.tasks.alerts import announce_dead_letters
 from coin_hts_pipelines.tasks.dead_letters import DeadLetters
@@ -119,6 +122,19 @@ def test_a_letter_that_was_dropped_meanwhile_is_no_error(letters: DeadLetters) -
 
     assert announce_dead_letters(letters, Dropping(), link) == 1
     assert letters.list() == []
+
+
+@pytest.mark.parametrize("name", [None, "nightly"])
+@pytest.mark.parametrize("act", [DeadLetters.requeue, DeadLetters.drop])
+def test_a_letter_that_is_dealt_with_ends_its_alert(
+    letters: DeadLetters, act: Callable[[DeadLetters, str], object], name: str | None
+) -> None:
+    task_id, other = die(letters, name=name), die(letters)
+    assert announce_dead_letters(letters, OutboxAlerts(letters.queue.database), link) == 2
+    act(letters, task_id)
+    newest, *older = AlertOutbox(letters.queue.database, []).list()
+    assert newest.alert.title.startswith(f"Resolved: task {task_id}")
+    assert [one.alert.title for one in older if one.lasts] == [f"task {other} failed"]
 
 
 def test_the_log_is_a_sink(letters: DeadLetters, caplog: pytest.LogCaptureFixture) -> None:
