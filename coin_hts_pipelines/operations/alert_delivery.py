@@ -205,7 +205,7 @@ class AlertOutbox:
             session.execute(new.on_conflict_do_update(constraint="pk_alert_deliveries", set_=again))
 
     def _settle(self) -> None:
-        """Mark what every sink had, so that a sink that is set up later is not sent old ones; forget what is long over."""
+        """Mark what every sink had, so that one that is set up later is not sent old ones; forget what is long over."""
         here = sa.and_(AlertDeliveryRow.alert_id == AlertRow.id, AlertDeliveryRow.sent_at.is_not(None))
         names = [sink.name for sink in self.sinks]
         count = sa.select(sa.func.count()).where(here, AlertDeliveryRow.sink.in_(names)).scalar_subquery()

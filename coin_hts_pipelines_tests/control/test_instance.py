@@ -131,6 +131,7 @@ def test_dagster_reads_the_file(instance: dg.DagsterInstance, tmp_path: Path) ->
     assert concurrency.pool_config.default_pool_limit == 1
     assert concurrency.run_queue_config is not None
     assert concurrency.run_queue_config.max_concurrent_runs == 4
+    assert instance.get_sensor_settings() == {"use_threads": True, "num_workers": 4}
     assert instance.get_tick_retention_settings(_kind("SENSOR"))
     assert instance.get_tick_retention_settings(_kind("SCHEDULE"))
 
