@@ -9,7 +9,7 @@ REPORT ?= junit
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run up test test-peers lint docs audit secrets bench bench-docs figures figures-check bench-quick bench-peers clean clean-data lock lock-peers
+.PHONY: help venv install run up test test-peers lint docs audit secrets bench bench-docs figures figures-check bench-quick bench-peers clean clean-data lock lock-peers
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 .env: $(VENV)/.installed
 	@$(BIN)/coin-hts setup
 	@touch $@
+
+venv: $(VENV)/.installed  ## Create .venv from the lock, and nothing else
 
 install: $(VENV)/.installed .env  ## Create .venv, install the lock, start and migrate Postgres, write .env
 

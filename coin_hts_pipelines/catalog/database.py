@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from sqlalchemy.orm import Session
 
 from coin_hts_pipelines.catalog.models import SCHEMA
-from coin_hts_pipelines.errors import InvalidRequest, TransientError
+from coin_hts_pipelines.errors import InvalidRequest, PermanentError, TransientError
 
 HEAD_REVISION = "0006"
 DAGSTER_SCHEMA = "dagster"
@@ -65,8 +65,8 @@ class Database:
 
     @property
     def label(self) -> str:
-        """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its password, which libpq takes as a parameter too."""
+        return self.url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -106,9 +106,21 @@ class Database:
             return str(connection.scalar(sa.text("SHOW server_version")))
 
     def upgrade(self, revision: str = "head") -> None:
-        """Create the schemas and bring the catalog to a revision; does nothing when it is there already."""
-        if revision == "head" and self.revision() == HEAD_REVISION:
+        """Create the schemas and bring the catalog to a revision; does nothing when it is there already.
+
+        Raises
+        ------
+        PermanentError
+            If a newer version of the project made the database.
+        """
+        found = self.revision()
+        if revision == "head" and found == HEAD_REVISION:
             return
+        if found is not None and found > HEAD_REVISION:
+            raise PermanentError(
+                f"the catalog is at revision {found}, this version of the project knows up to {HEAD_REVISION}; use the "
+                "newer version, or restore a backup of this one (docs/operations.md, go back)"
+            )
         self._migrate("upgrade", revision)
 
     def downgrade(self, revision: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -74,11 +75,17 @@ def _watch(settings: Settings, seconds: float, as_json: bool) -> int:
 
     from coin_hts_pipelines import clock  # noqa: PLC0415
     from coin_hts_pipelines.control.health import Watch, send_alert  # noqa: PLC0415
+    from coin_hts_pipelines.operations.health import Finding  # noqa: PLC0415
+    from coin_hts_pipelines.operations.redaction import redact  # noqa: PLC0415
 
     repeat = settings.alert_repeat_hours * 3600
-    watch = Watch(lambda alert: send_alert(settings, alert), repeat, settings.ui)
+    watch = Watch(lambda alert: send_alert(settings, alert), repeat, settings.ui, settings.alert_most_per_hour)
     while True:
-        findings = _look(settings)
+        try:
+            findings = _look(settings)
+        except Exception as error:  # no memory, no process: who watches goes on
+            logging.getLogger(__name__).exception("could not look")
+            findings = [Finding("doctor", "fail", redact(f"could not look: {error}"))]
         for before, found in watch.look(findings, time.monotonic()):
             at = f"{clock.now():%Y-%m-%dT%H:%M:%SZ}"
             if as_json:

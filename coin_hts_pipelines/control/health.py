@@ -6,9 +6,9 @@ What may hang waits in threads of its own, so that one dead part makes nothing s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
@@ -20,6 +20,7 @@ from coin_hts_pipelines.catalog.database import HEAD_REVISION
 from coin_hts_pipelines.control import status
 from coin_hts_pipelines.control.code_location import CodeLocation
 from coin_hts_pipelines.control.status import OpenRun
+from coin_hts_pipelines.errors import TransientError
 from coin_hts_pipelines.operations.alert_sinks import open_sinks, send_now
 from coin_hts_pipelines.operations.alerts import Alert, AlertKind
 from coin_hts_pipelines.operations.health import (
@@ -40,9 +41,11 @@ from coin_hts_pipelines.operations.health import (
     in_background,
     unknown_variables,
 )
+from coin_hts_pipelines.operations.processes import is_dead
+from coin_hts_pipelines.operations.redaction import redact
 from coin_hts_pipelines.settings import Settings
 
-_QUEUED_SECONDS = 3600
+_QUEUED_SECONDS = _HOUR_SECONDS = 3600
 # Dagster's own default is no limit.
 _MAX_RUNTIME_SECONDS = 21_600
 
@@ -77,7 +80,7 @@ def examine(settings: Settings, code: CodeLocation, *, started: float | None = N
         failure = error
         findings = [guarded("postgres", lambda: _raise(failure))]
     candles = guarded("candles", lambda: check_candles(settings, series, footers.problems, asked))
-    return [
+    told = [
         own,
         *(found.pop(name) for name in ("data root", "backups folder", "logs folder")),
         *findings,
@@ -86,10 +89,20 @@ def examine(settings: Settings, code: CodeLocation, *, started: float | None = N
         code.finding(until),
         *found.values(),
     ]
+    return [replace(finding, detail=redact(finding.detail)) for finding in told]
 
 
 def _awaited(name: str, future: Future[Finding], until: float) -> Finding:
-    return guarded(name, lambda: answer_of(future, until))
+    def answer() -> Finding:
+        try:
+            return answer_of(future, until)
+        except TransientError as error:
+            if name != "exchange":
+                raise
+            # One out of reach is no fault of this instance, in whatever way it is out of reach.
+            return Finding(name, "warn", str(error))
+
+    return guarded(name, answer)
 
 
 def _raise(error: Exception) -> Finding:
@@ -117,7 +130,7 @@ def check_postgres(
         with database.session() as session:
             findings += [
                 guarded("dagster", lambda: check_dagster(settings, session)),
-                check_daemon(session),
+                *check_daemon(session),
                 check_runs(settings, session),
                 check_queue(session),
             ]
@@ -136,22 +149,24 @@ def check_dagster(settings: Settings, session: Session) -> Finding:
     return Finding("dagster", "ok", f"{version('dagster')}, runs in Postgres (PostgresRunStorage), home {home}")
 
 
-def check_daemon(session: Session) -> Finding:
-    """The daemon gave a sign of life lately, none of its parts complains, and its ticks do not all fail."""
+def check_daemon(session: Session) -> Iterator[Finding]:
+    """The daemon gave a sign of life lately and its ticks do not all fail; and no tick failed lately."""
     beat = status.heartbeat(session)
     if beat.age_seconds is None:
-        return Finding("daemon", "warn", "not running; `make up` starts it, and nothing happens by itself before")
+        yield Finding("daemon", "warn", "not running; `make up` starts it, and nothing happens by itself before")
+        return
     if beat.age_seconds > status.SILENT_SECONDS:
         text = f"last heartbeat {beat.age_seconds / 60:,.0f} min ago; `make up` starts it"
-        return Finding("daemon", "warn", text)
-    if beat.error is not None:
-        return Finding("daemon", "fail", beat.error)
+        yield Finding("daemon", "warn", text)
+        return
     # The process of our definitions is another than the daemon's, and Dagster does not start it again.
     if failed := status.failing_ticks(session):
-        return Finding(
-            "daemon", "fail", f"the last {failed} ticks all failed; start `make up` again, its log says more"
-        )
-    return Finding("daemon", "ok", f"heartbeat {beat.age_seconds:,.0f} s ago")
+        text = f"the last {failed} ticks all failed; start `make up` again, its log says more"
+        yield Finding("daemon", "fail", text)
+    else:
+        yield Finding("daemon", "ok", f"heartbeat {beat.age_seconds:,.0f} s ago")
+    # Dagster repeats for five minutes what one tick met.
+    yield Finding("ticks", "warn" if beat.error else "ok", beat.error or "none failed in the last minutes")
 
 
 def check_runs(settings: Settings, session: Session) -> Finding:
@@ -171,12 +186,8 @@ def why_stuck(run: OpenRun, limit: float) -> str | None:
     if run.status == "QUEUED":
         return f"queued for {_seconds(run.created_ago)}" if run.created_ago > _QUEUED_SECONDS else None
     token, _, run_id = (run.owner or "").rpartition("/")
-    if run_id == run.run_id:
-        # Imports Dagster, and only where somebody works.
-        from coin_hts_pipelines.control.run_owners import is_dead  # noqa: PLC0415
-
-        if is_dead(token):
-            return "its process is gone"
+    if run_id == run.run_id and is_dead(token):
+        return "its process is gone"
     age = run.created_ago if run.started_ago is None else run.started_ago
     return f"under way for {_seconds(age)}" if age > limit else None
 
@@ -215,17 +226,19 @@ def send_alert(settings: Settings, alert: Alert) -> bool:
 class Watch:
     """Knows what was found before: which states changed, and whether somebody must be told that a part is down.
 
-    An alert is sent when Postgres or the daemon goes down, again after `repeat_seconds` while it lasts, and when it is
-    back. One that did not arrive is sent the next time.
+    An alert is sent when Postgres or the daemon was down at two looks running (one look may meet a busy machine), again
+    after `repeat_seconds` while it lasts, and when it is back. One that did not arrive, or would be more than
+    `most_per_hour`, is sent the next time.
     """
 
     send: Callable[[Alert], bool]
     repeat_seconds: float
     link: str
-
-    def __post_init__(self) -> None:
-        self._before: dict[str, str] = {}
-        self._alerted: dict[str, float] = {}
+    most_per_hour: int = 20
+    _before: dict[str, str] = field(default_factory=dict, init=False)
+    _down_before: set[str] = field(default_factory=set, init=False)
+    _alerted: dict[str, float] = field(default_factory=dict, init=False)
+    _sent: list[float] = field(default_factory=list, init=False)
 
     def look(self, findings: Sequence[Finding], at: float) -> list[tuple[str | None, Finding]]:
         """Return the findings whose state changed, each with its state before; `at` is by the monotonic clock."""
@@ -241,11 +254,23 @@ class Watch:
         kind, title = _WATCHED[finding.name]
         down = finding.state == "fail" or (finding.name == "daemon" and finding.state == "warn")
         sent = self._alerted.get(finding.name)
-        if down and (sent is None or at - sent >= self.repeat_seconds):
-            if self.send(Alert(kind, f"{title} is down", finding.detail, self.link, "error")):
-                self._alerted[finding.name] = at
-        elif not down and sent is not None and self.send(Alert(kind, f"{title} is back", finding.detail, None, "info")):
-            del self._alerted[finding.name]
+        if not down:
+            self._down_before.discard(finding.name)
+            if sent is not None and self._send(Alert(kind, f"{title} is back", finding.detail, None, "info"), at):
+                del self._alerted[finding.name]
+        elif finding.name not in self._down_before:
+            self._down_before.add(finding.name)
+        elif (sent is None or at - sent >= self.repeat_seconds) and self._send(
+            Alert(kind, f"{title} is down", finding.detail, self.link, "error"), at
+        ):
+            self._alerted[finding.name] = at
+
+    def _send(self, alert: Alert, at: float) -> bool:
+        self._sent = [moment for moment in self._sent if at - moment < _HOUR_SECONDS]
+        if len(self._sent) >= self.most_per_hour or not self.send(alert):
+            return False
+        self._sent.append(at)
+        return True
 
 
 _WATCHED: Mapping[str, tuple[AlertKind, str]] = {

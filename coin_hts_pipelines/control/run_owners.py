@@ -6,10 +6,10 @@ Without this a run whose machine lost power stays `started`, and keeps the slot 
 from __future__ import annotations
 
 import os
-import socket
-from pathlib import Path
 
 import dagster as dg
+
+from coin_hts_pipelines.operations.processes import is_dead, process_token
 
 OWNER_TAG = "coin_hts/process"
 _UNFINISHED = [
@@ -18,30 +18,6 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-
-
-def process_token(pid: int) -> str | None:
-    """Host, process id and start time: a process id alone is used again."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] in ("Z", "X"):  # dead, but nobody has waited for it
-            return None
-        started = fields[19]
-    except (OSError, IndexError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        started = "unknown"
-    return f"{socket.gethostname()}/{pid}/{started}"
-
-
-def is_dead(token: str) -> bool:
-    """Whether a process of this host has ended; of others nothing is known."""
-    host, pid, _ = token.split("/")
-    return host == socket.gethostname() and process_token(int(pid)) != token
 
 
 def owner_tags(run_id: str) -> dict[str, str]:

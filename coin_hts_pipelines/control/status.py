@@ -33,6 +33,7 @@ from coin_hts_pipelines.operations.health import (
     in_background,
     read_backups,
 )
+from coin_hts_pipelines.operations.redaction import redact_texts
 from coin_hts_pipelines.settings import Settings
 
 # As control/run_owners.py has it, which imports Dagster.
@@ -326,6 +327,8 @@ def summarize(settings: Settings, *, started: float | None = None) -> dict[str, 
         told |= known
     except CoinHtsError as error:
         told["postgres"] = str(error)
+    except Exception as error:  # of a driver: what the files say is shown all the same
+        told["postgres"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     added = told.pop("added", {})
     newest: dict[str, datetime] = {}
     for (_, timeframe), one in series.items():
@@ -337,7 +340,7 @@ def summarize(settings: Settings, *, started: float | None = None) -> dict[str, 
         name: {"newest": newest.get(name), "added": added.get(name, 0) if told["postgres"] is None else None}
         for name in timeframes
     }
-    return {
+    summary = {
         "at": clock.now(),
         **told,
         "candles": candles,
@@ -345,6 +348,8 @@ def summarize(settings: Settings, *, started: float | None = None) -> dict[str, 
         "disk": {"path": settings.root, "used_percent": disk_usage(settings.root).used_percent},
         "backups": _backups(backups, until),
     }
+    # Reasons of failures are the words of others.
+    return {name: redact_texts(value) for name, value in summary.items()}
 
 
 def _with_database(settings: Settings) -> dict[str, Any]:
@@ -358,5 +363,5 @@ def _with_database(settings: Settings) -> dict[str, Any]:
 def _backups(future: Future[Backups], until: float) -> dict[str, Any]:
     try:
         return {**asdict(answer_of(future, until)), "error": None}
-    except (CoinHtsError, OSError) as error:
-        return {**asdict(Backups()), "error": str(error)}
+    except Exception as error:  # ours, or of a driver
+        return {**asdict(Backups()), "error": (str(error).splitlines() or [type(error).__name__])[0]}

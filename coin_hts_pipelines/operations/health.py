@@ -282,10 +282,20 @@ def _newest(parquet: Any, path: Path) -> datetime:
         raise InvalidCandles(f"{path}: has no column timestamp; replace it")
     groups = [parquet.metadata.row_group(place) for place in range(parquet.metadata.num_row_groups)]
     statistics = [group.column(names.index("timestamp")).statistics for group in groups]
-    if all(one is not None and one.has_min_max for one in statistics):
+    stamps = str(parquet.schema_arrow.field("timestamp").type).startswith("timestamp")
+    if stamps and all(one is not None and one.has_min_max for one in statistics):
         found = [_largest(one) for one in statistics]
-    else:
+    elif stamps:
         found = parquet.read(columns=["timestamp"])["timestamp"].to_pylist()
+    else:
+        # Somebody's own file, with numbers or texts.
+        from coin_hts_pipelines.lake.sources.columns import read_times  # noqa: PLC0415
+
+        column = parquet.read(columns=["timestamp"])["timestamp"].to_pandas()
+        try:
+            found = [read_times(column, "timestamp").max().to_pydatetime()] if len(column) else []
+        except InvalidCandles as error:
+            raise InvalidCandles(f"{path}: {error}") from error
     if not found:
         raise InvalidCandles(f"{path}: candles are empty; at least one bar is needed")
     last: datetime = max(found)

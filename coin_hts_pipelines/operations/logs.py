@@ -219,8 +219,8 @@ class LogFile(logging.Handler):
             # Of a fork: its lock is its parent's, and would keep neither out.
             self._forget()
             self._pid = os.getpid()
-        size = self._take_lock()
         try:
+            size = self._take_lock()
             if size and size + len(line) > self.max_bytes:
                 self._rotate()
                 size = self._open()
@@ -228,7 +228,8 @@ class LogFile(logging.Handler):
                 os.ftruncate(self._file, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+            if self._lock_file >= 0:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
     def _take_lock(self) -> int:
         """Lock, see to it that the open file is the one at the path, and return its size."""

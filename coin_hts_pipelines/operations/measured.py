@@ -1,7 +1,7 @@
 """What was measured before and left in files: results of tests, coverage, benchmarks.
 
-Read here and judged in `operations.readiness`. A file that is missing, cannot be read or is older than the code it
-speaks of is an error that says what to run: an old figure is none.
+Read here and judged in `operations.readiness`. A file that is missing or cannot be read, and results of tests that are
+older than the code, are errors that say what to run; a benchmark, which takes an idle machine, counts for 30 days.
 """
 
 from __future__ import annotations

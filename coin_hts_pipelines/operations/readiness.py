@@ -24,6 +24,7 @@ from coin_hts_pipelines.operations.readiness_gates import (
     counts,
     judge_gates,
     missed_text,
+    out_of_date,
 )
 
 
@@ -140,14 +141,14 @@ def _measure_tests(pattern: str, suite: Suite | Unknown) -> tuple[bool, str]:
         return False, f"test {pattern}: not measured"
     found = suite.matching(pattern)
     outcomes = {test.outcome for test in found}
-    # A skipped test measured nothing; beside others it is a case for another machine.
-    return "passed" in outcomes and not outcomes & {"failed", "error"}, f"test {pattern}: {counts(found)}"
+    # A skipped test measured nothing, also beside others.
+    return outcomes == {"passed"}, f"test {pattern}: {counts(found)}"
 
 
 def _measure_row(benchmark: str, name: str, benchmarks: Benchmarks | Unknown, at: datetime) -> tuple[bool, str]:
     entry = None if isinstance(benchmarks, Unknown) else benchmarks.get(benchmark)
     rows = [row for row in entry.rows if row.name == name] if entry else []
-    if entry is None or not rows or at - entry.at > OLD_BENCHMARK:
+    if entry is None or not rows or out_of_date(entry.at, at, OLD_BENCHMARK):
         return False, f"{name}: not measured"
     good = rows[0].limit is not None and all(row.kept for row in rows)
     return good, missed_text(rows[0])

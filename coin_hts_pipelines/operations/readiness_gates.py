@@ -4,8 +4,9 @@ How bad something is
 --------------------
 - Critical: a broken function (a restore that fails, candles that break a rule, a promised count that was missed), a
   limit missed by 10 s or more, an internal error (known issues nobody can read), a failure of the infrastructure.
-- High: a limit missed by 1 s or more but less than 10 s, a limited function (dead letters, stale or missing candles, an
-  old backup), failing tests, and whatever was not measured. A limit that is no time (MB, a rate, a ratio) is High.
+- High: a limit missed by 1 s or more but less than 10 s, a limited function (no daemon, dead letters, stale or missing
+  candles, an old backup), failing tests, and whatever was not measured. A limit that is no time (MB, a rate, a ratio)
+  is High.
 - Medium: a limit missed by less than 1 s, warnings of `coin-hts doctor`, doubtful candles.
 """
 
@@ -32,6 +33,8 @@ _IN_SECONDS = {"s": Decimal(1), "ms": Decimal("0.001")}
 OLD_BENCHMARK, _OLD_BACKUP, _OLD_DRILL = timedelta(days=30), timedelta(days=2), timedelta(days=8)
 # What `doctor` says about these is judged by gates of their own.
 _OWN_GATES = ("backups", "candles", "queue")
+# Clocks of two machines differ a little; what is measured later than that is measured by a wrong one.
+_AHEAD = timedelta(minutes=5)
 
 T = TypeVar("T")
 
@@ -120,6 +123,11 @@ def judge_gates(facts: Facts) -> tuple[Gate, ...]:
     )
 
 
+def out_of_date(at: datetime, now: datetime, most: timedelta) -> bool:
+    """Whether something is too old to count, or of a time that has not come."""
+    return not -_AHEAD <= now - at <= most
+
+
 def _gate(name: str, asked: str, measured: str, wrong: Iterable[tuple[Severity, str]]) -> Gate:
     """Gate that passes if nothing is wrong."""
     issues = tuple(Issue(severity, what, name) for severity, what in wrong)
@@ -159,6 +167,8 @@ def judge_coverage(coverage: Coverage | Unknown) -> Gate:
     name, asked = "coverage", f"at least {LEAST_COVERAGE:g} % of the lines"
     if isinstance(coverage, Unknown):
         return _unknown(name, asked, Severity.HIGH, coverage)
+    if not math.isfinite(coverage.percent):
+        return _unknown(name, asked, Severity.HIGH, Unknown(f"the coverage is {coverage.percent}; {RUN_TESTS}"))
     # Rounded down: 84.996 % are not 85.
     text = f"{math.floor(coverage.percent * 100) / 100:.2f} % of {coverage.lines:,} lines"
     enough = coverage.percent >= LEAST_COVERAGE
@@ -203,8 +213,8 @@ def judge_benchmarks(benchmarks: Benchmarks | Unknown, at: datetime) -> Gate:
         if entry is None or not entry.rows:
             wrong.append((Severity.HIGH, f"benchmark {benchmark} was not measured; {todo}"))
             continue
-        if at - entry.at > OLD_BENCHMARK:
-            wrong.append((Severity.HIGH, f"benchmark {benchmark} was measured {age_text(at - entry.at)} ago; {todo}"))
+        if out_of_date(entry.at, at, OLD_BENCHMARK):
+            wrong.append((Severity.HIGH, f"benchmark {benchmark} was measured {entry.at:%Y-%m-%d %H:%M} UTC; {todo}"))
         limits += sum(row.limit is not None for row in entry.rows)
         kept += sum(row.limit is not None and row.kept for row in entry.rows)
         wrong += [(severity, missed_text(row)) for row in entry.rows if (severity := missed(row)) is not None]
@@ -249,12 +259,18 @@ def judge_instance(findings: tuple[Finding, ...] | Unknown) -> Gate:
     if isinstance(findings, Unknown):
         return _unknown(name, asked, Severity.CRITICAL, findings)
     looked = [finding for finding in findings if finding.name not in _OWN_GATES]
-    states = {"fail": Severity.CRITICAL, "warn": Severity.MEDIUM}
-    wrong = [(states[one.state], f"{one.name}: {one.detail}") for one in looked if one.state != "ok"]
+    wrong = [(_severity(one), f"{one.name}: {one.detail}") for one in looked if one.state != "ok"]
     if not looked:
         wrong.append((Severity.CRITICAL, "nothing was looked at"))
     found = Counter(one.state for one in looked)
     return _gate(name, asked, ", ".join(f"{found[state]} {state}" for state in ("ok", "warn", "fail")), wrong)
+
+
+def _severity(finding: Finding) -> Severity:
+    if finding.state == "fail":
+        return Severity.CRITICAL
+    # Without it nothing happens by itself.
+    return Severity.HIGH if finding.name == "daemon" else Severity.MEDIUM
 
 
 # What a problem of candles is worth; outliers are shown only, a market has them.
@@ -303,7 +319,7 @@ def judge_backup(backups: Backups | Unknown, at: datetime) -> Gate:
     if backups.newest is None:
         return _gate(name, asked, "none", [(Severity.CRITICAL, f"there is no backup; {todo}")])
     text = f"{age_text(at - backups.newest)} old, of {backups.count}"
-    old = at - backups.newest > _OLD_BACKUP
+    old = out_of_date(backups.newest, at, _OLD_BACKUP)
     return _gate(name, asked, text, [(Severity.HIGH, f"the newest backup is {text}; {todo}")] if old else [])
 
 
@@ -318,7 +334,7 @@ def judge_drill(backups: Backups | Unknown, at: datetime) -> Gate:
     text = f"{'passed' if backups.drill_passed else 'failed'} {age_text(at - backups.drill_at)} ago"
     if not backups.drill_passed:
         return _gate(name, asked, text, [(Severity.CRITICAL, f"the last restore drill {text}; {todo}")])
-    old = at - backups.drill_at > _OLD_DRILL
+    old = out_of_date(backups.drill_at, at, _OLD_DRILL)
     return _gate(name, asked, text, [(Severity.HIGH, f"the last restore drill {text}; {todo}")] if old else [])
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -100,7 +100,9 @@ def _parts(value: str) -> set[str]:
     if url.scheme in ("http", "https"):
         path = {url.path} if len(url.path) >= _SHORT else set()
         return {value, *path, *({password, unquote(password)} if password else ())}
-    return {value, password, unquote(password)} if password else set()
+    # libpq takes a password as a parameter too.
+    given = {text for name, text in parse_qsl(url.query) if _SECRET_NAME.search(name)}
+    return {value, *given, *((password, unquote(password)) if password else ())} if password or given else set()
 
 
 def learn_secrets(settings: Settings) -> None:
@@ -144,6 +146,15 @@ def redact(text: str) -> str:
         for pattern, hidden in _PATTERNS:
             text = pattern.sub(hidden, text)
     return text
+
+
+def redact_texts(value: Any) -> Any:
+    """Return a value whose texts, at any depth, hold no secrets; all else, and the names, as they are."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: redact_texts(item) for key, item in value.items()}
+    return [redact_texts(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def redact_value(value: Any) -> Any:

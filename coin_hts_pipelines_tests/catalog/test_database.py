@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import IntegrityError
 
-from coin_hts_pipelines import InvalidRequest, TransientError
+from coin_hts_pipelines import InvalidRequest, PermanentError, TransientError
 from coin_hts_pipelines.catalog import Database, dagster_url
 from coin_hts_pipelines.catalog.database import _MIGRATIONS, HEAD_REVISION, driver_url
 from coin_hts_pipelines.catalog.models import SCHEMA, Base
@@ -92,6 +92,17 @@ def test_models_and_migrations_are_the_same(database: Database) -> None:
     for table in Base.metadata.sorted_tables:
         expected = {str(c.name) for c in table.constraints if isinstance(c, sa.CheckConstraint)}
         assert {c["name"] for c in inspector.get_check_constraints(table.name, schema=SCHEMA)} == expected
+
+
+def test_a_database_of_a_newer_version_is_refused(new_database: Callable[[], str]) -> None:
+    database = Database(new_database())
+    database.upgrade()
+    with database.session() as session:
+        session.execute(sa.text(f"UPDATE {SCHEMA}.alembic_version SET version_num = '9999'"))
+    with pytest.raises(PermanentError, match=f"revision 9999, this version of the project knows up to {HEAD_REVISION}"):
+        database.upgrade()
+    assert database.revision() == "9999"
+    database.dispose()
 
 
 def test_two_who_migrate_at_once_both_succeed(new_database: Callable[[], str]) -> None:

@@ -17,6 +17,9 @@ from queue import Queue
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from coin_hts_pipelines.cli import doctor
+from coin_hts_pipelines.operations.health import Finding
+from coin_hts_pipelines.settings import Settings
 from coin_hts_pipelines_tests.conftest import BIN, Project
 
 SECONDS = 120
@@ -148,6 +151,26 @@ def test_watching_says_what_changes_and_alerts(ready: Project, slack: tuple[str,
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=SECONDS) == 0
         assert received.empty()
+
+
+def test_who_watches_goes_on_when_it_cannot_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter([OSError("no process left, password=planted"), [Finding("postgres", "ok", "18")], KeyboardInterrupt()])
+
+    def look(_: Settings) -> list[Finding]:
+        found = next(looks)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(doctor, "_look", look)
+    monkeypatch.setattr(doctor.time, "sleep", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        doctor._watch(Settings(), 1, as_json=False)
+    printed = capsys.readouterr().out
+    assert "doctor: fail  could not look: no process left, password=***" in printed
+    assert "postgres: ok" in printed
 
 
 # ---- status

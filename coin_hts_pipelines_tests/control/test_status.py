@@ -296,6 +296,14 @@ def test_the_summary_without_postgres(tmp_path: Path) -> None:
     assert found["backups"]["newest"] is None
 
 
+def test_the_summary_tells_no_secret_of_others(home: Path, instance: dg.DagsterInstance, database: Database) -> None:
+    run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+    instance.report_run_failed(run, "no connection to postgresql://me:planted@db/x?password=planted")
+    settings = Settings(home=home, database_url=database.url.render_as_string(hide_password=False))
+    found = status.summarize(settings)
+    assert found["failed_runs"][0]["reason"] == "no connection to postgresql://me:***@db/x?password=***"
+
+
 def test_the_summary_with_postgres(home: Path, instance: dg.DagsterInstance, database: Database) -> None:
     assert nothing.execute_in_process(instance=instance).success
     instance.report_runless_asset_event(dg.AssetMaterialization("candles_5m", metadata={"added_rows": 4}))

@@ -17,9 +17,10 @@ from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.control.backup import BACKUP_JOB, DRILL_JOB
 from coin_hts_pipelines.control.instance import open_database
-from coin_hts_pipelines.control.run_owners import OWNER_TAG, end_dead_runs, process_token
+from coin_hts_pipelines.control.run_owners import OWNER_TAG, end_dead_runs
 from coin_hts_pipelines.defs import alert_sensors, backups, build_defs
 from coin_hts_pipelines.operations.backup import last_drill, list_backups, open_target
+from coin_hts_pipelines.operations.processes import process_token
 from coin_hts_pipelines.settings import get_settings
 from coin_hts_pipelines_tests.catalog.conftest import _migrated, database, new_database
 from coin_hts_pipelines_tests.defs.helpers import forget_settings

@@ -269,8 +269,26 @@ def test_a_foreign_file_without_statistics(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
+    "times",
+    [
+        [1_704_153_600, 1_704_412_800],
+        [1_704_153_600_000, 1_704_412_800_000],
+        ["2024-01-02T00:00:00Z", "2024-01-05T00:00:00Z"],
+    ],
+)
+def test_a_foreign_file_with_other_times(settings: Settings, times: list[int] | list[str]) -> None:
+    folder = settings.root / "KRW-BTC" / "1D"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"timestamp": times}), folder / "2024.parquet")
+    assert CandleFooters(settings.root).read() == {
+        ("KRW-BTC", "1D"): Extent(2, datetime(2024, 1, 5, tzinfo=UTC)),
+    }
+
+
+@pytest.mark.parametrize(
     ("content", "told"),
     [
+        (pa.table({"timestamp": [1, 2]}), "are not epoch seconds"),
         (b"PAR1 no more", "cannot be read"),
         (pa.table({"timestamp": pa.array([], pa.timestamp("us", "UTC"))}), "candles are empty"),
         (pa.table({"time": [1]}), "has no column timestamp"),

@@ -528,6 +528,25 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, capsys: py
     assert [line["message"] for line in lines(settings)] == ["mended"]
 
 
+def test_one_that_cannot_open_the_file_keeps_no_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / LOG_NAME
+    one, other = (LogFile(path, 100_000, 2, "test") for _ in range(2))
+    one.write(b"1\n")
+    path.unlink()
+    path.mkdir()
+    one.emit(logging.LogRecord("x", logging.INFO, "", 0, "lost", (), None))
+    assert "cannot be written" in capsys.readouterr().err
+    path.rmdir()
+    writer = Thread(target=other.write, args=(b"2\n",), daemon=True)
+    writer.start()
+    writer.join(10)
+    assert not writer.is_alive(), "it waits for a lock that nobody gives back"
+    one.write(b"3\n")
+    assert path.read_bytes() == b"2\n3\n"
+    one.close()
+    other.close()
+
+
 def test_a_full_disk_loses_lines_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
