@@ -8,6 +8,7 @@ from. A few older names are accepted where the field's own name stands in neithe
 from __future__ import annotations
 
 import os
+import socket
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -240,7 +241,9 @@ class Settings(BaseSettings):
     @property
     def ui(self) -> str:
         """Address of the Dagster UI, without a slash at the end."""
-        return (self.ui_url or f"http://{self.host}:{self.port}").rstrip("/")
+        # An address that stands for all of them is no address to go to.
+        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        return (self.ui_url or f"http://{host}:{self.port}").rstrip("/")
 
     @property
     def exports_tasks(self) -> bool:

@@ -1,8 +1,10 @@
 """Settings: where they come from, which name wins, and what a wrong one is answered."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,3 +168,16 @@ def test_only_an_exchange_is_live(source: str, live: bool) -> None:
 @pytest.mark.parametrize(("threads", "expected"), [(3, 3), (0, os.cpu_count())])
 def test_threads(threads: int, expected: int) -> None:
     assert Settings(threads=threads).worker_threads == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({}, "http://127.0.0.1:3000"),
+        ({"port": 3001}, "http://127.0.0.1:3001"),
+        ({"host": "0.0.0.0"}, f"http://{socket.gethostname()}:3000"),
+        ({"host": "0.0.0.0", "ui_url": "https://hts.example/"}, "https://hts.example"),
+    ],
+)
+def test_links_go_where_the_pages_are(tmp_path: Path, given: dict[str, Any], address: str) -> None:
+    assert Settings(home=tmp_path, **given).ui == address
