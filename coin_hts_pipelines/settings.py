@@ -175,6 +175,9 @@ class Settings(BaseSettings):
     alert_disk_percent: float = Field(80, gt=0, le=100, description="Share of the disk in use that is worth an alert.")
 
     ui_url: str | None = Field(None, description="Address of the Dagster UI in links; empty: host and port below.")
+    runbooks_url: str | None = Field(
+        None, description="Address of docs/runbooks in alerts, as your repository serves it; empty: the path here."
+    )
     host: str = Field("127.0.0.1", description="Address `make up` listens on.")
     port: int = Field(3000, ge=1, le=65535, description="Port `make up` listens on.")
     log_level: str = Field(

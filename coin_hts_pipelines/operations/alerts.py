@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 from coin_hts_pipelines.operations.redaction import redact
+from coin_hts_pipelines.settings import get_settings
 
 Severity = Literal["info", "warning", "error"]
 
@@ -43,8 +44,9 @@ class Alert:
 
     @property
     def runbook(self) -> str:
-        """What to do about it: a document of this project."""
-        return f"docs/runbooks/{self.kind}.md"
+        """What to do about it: a document of this project, as a link where the settings say where it is served."""
+        base = get_settings().runbooks_url or "docs/runbooks"
+        return f"{base.rstrip('/')}/{self.kind}.md"
 
     def tidied(self) -> Alert:
         """Make it fit to be said: no secrets, no control characters, a title of one line, nothing endless."""

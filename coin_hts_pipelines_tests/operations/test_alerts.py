@@ -7,6 +7,23 @@ import logging
 import pytest
 
 from coin_hts_pipelines.operations.alerts import Alert, LogAlerts
+from coin_hts_pipelines.settings import get_settings
+
+
+@pytest.mark.parametrize(
+    ("base", "link"),
+    [
+        ("", "docs/runbooks/disk_full.md"),
+        ("https://git.example/hts/docs/runbooks/", "https://git.example/hts/docs/runbooks/disk_full.md"),
+    ],
+)
+def test_the_runbook_is_linked_where_it_is_served(monkeypatch: pytest.MonkeyPatch, base: str, link: str) -> None:
+    monkeypatch.setenv("COIN_HTS_RUNBOOKS_URL", base)
+    get_settings.cache_clear()
+    try:
+        assert Alert("disk_full", "full", "", None, "warning").runbook == link
+    finally:
+        get_settings.cache_clear()
 
 
 @pytest.mark.parametrize(
