@@ -1,12 +1,14 @@
 """The bucket of the exports: versions are kept, what is broken or superseded expires, and who may do what.
 
-A rule of ours is known by its id, which begins with `coin-hts-`; those of others stay as they are.
+A rule of ours is known by its id, which begins with `coin-hts-`, and the prefix it is about; those of others, and of
+another project in the same bucket, stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from coin_hts_pipelines.errors import PermanentError
@@ -30,15 +32,17 @@ class Step:
 
 def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
     """Rules for the keys below a prefix (empty or ending in a slash); only exports of tasks expire themselves."""
+    # The ids of a bucket are all different, and a prefix may be longer than an id.
+    mark = sha256(prefix.encode()).hexdigest()[:12]
     return [
         {
-            "ID": f"{_OURS}task-exports",
+            "ID": f"{_OURS}task-exports-{mark}",
             "Status": "Enabled",
             "Filter": {"Prefix": f"{prefix}tasks/"},
             "Expiration": {"Days": TASK_EXPORT_DAYS},
         },
         {
-            "ID": f"{_OURS}noncurrent-versions",
+            "ID": f"{_OURS}noncurrent-versions-{mark}",
             "Status": "Enabled",
             "Filter": {"Prefix": prefix},
             "NoncurrentVersionExpiration": {"NoncurrentDays": NONCURRENT_DAYS},
@@ -46,7 +50,7 @@ def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
             "Expiration": {"ExpiredObjectDeleteMarker": True},
         },
         {
-            "ID": f"{_OURS}broken-uploads",
+            "ID": f"{_OURS}broken-uploads-{mark}",
             "Status": "Enabled",
             "Filter": {"Prefix": prefix},
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": BROKEN_UPLOAD_DAYS},
@@ -105,7 +109,7 @@ def _version(client: Any, bucket: str, prefix: str, dry_run: bool) -> str:  # no
 def _set_rules(client: Any, bucket: str, prefix: str, dry_run: bool) -> str:
     found = _lifecycle(client, bucket)
     rules = found.get("Rules", [])
-    kept = [_modern(rule) for rule in rules if not str(rule.get("ID", "")).startswith(_OURS)]
+    kept = [_modern(rule) for rule in rules if not _is_ours(rule, prefix)]
     wanted = [*kept, *lifecycle_rules(prefix)]
     by_id = lambda rule: str(rule.get("ID", ""))  # noqa: E731
     if sorted(wanted, key=by_id) == sorted(rules, key=by_id):
@@ -115,6 +119,12 @@ def _set_rules(client: Any, bucket: str, prefix: str, dry_run: bool) -> str:
         size = {key: found[key] for key in ("TransitionDefaultMinimumObjectSize",) if key in found}
         client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": wanted}, **size)
     return "planned" if dry_run else "done"
+
+
+def _is_ours(rule: Mapping[str, Any], prefix: str) -> bool:
+    name = str(rule.get("ID", ""))
+    about = f"{prefix}tasks/" if name.startswith(f"{_OURS}task-exports") else prefix
+    return name.startswith(_OURS) and _modern(rule).get("Filter", {}).get("Prefix", "") == about
 
 
 def _lifecycle(client: Any, bucket: str) -> Mapping[str, Any]:

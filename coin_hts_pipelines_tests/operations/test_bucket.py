@@ -104,18 +104,31 @@ def test_a_dry_run_changes_nothing(client: Any, bucket: str) -> None:
     assert rules_of(client, bucket) == []
 
 
-def test_rules_of_others_stay_and_ours_are_renewed(client: Any, bucket: str) -> None:
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+def test_rules_of_others_stay_and_ours_are_renewed(client: Any, bucket: str, prefix: str) -> None:
+    tasks = {"Filter": {"Prefix": f"{prefix}tasks/"}, "Status": "Enabled", "Expiration": {"Days": 1}}
     outdated = [
-        {"ID": "coin-hts-task-exports", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}},
-        {"ID": "coin-hts-no-more", "Status": "Enabled", "Filter": {"Prefix": "x"}, "Expiration": {"Days": 1}},
+        {**tasks, "ID": "coin-hts-task-exports"},  # as an older version named it
+        {**tasks, "ID": "coin-hts-no-more", "Filter": {"Prefix": prefix}},
     ]
     client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": THEIRS + outdated})
-    assert states(bootstrap(client, bucket, PREFIX))["lifecycle"] == "done"
+    assert states(bootstrap(client, bucket, prefix))["lifecycle"] == "done"
     rules = {rule["ID"]: rule for rule in rules_of(client, bucket)}
     assert [rules[rule["ID"]] for rule in THEIRS] == THEIRS
-    assert set(rules) == {rule["ID"] for rule in THEIRS + lifecycle_rules(PREFIX)}
-    assert rules["coin-hts-task-exports"]["Filter"] == {"Prefix": f"{PREFIX}tasks/"}
-    assert rules["coin-hts-task-exports"]["Expiration"]["Days"] == 30
+    assert set(rules) == {rule["ID"] for rule in THEIRS + lifecycle_rules(prefix)}
+    assert [rule["Expiration"] for rule in rules.values() if rule["Filter"] == tasks["Filter"]] == [{"Days": 30}]
+
+
+def test_projects_in_one_bucket_keep_their_rules(client: Any, bucket: str) -> None:
+    prefixes = ["", "tasks/", PREFIX, f"{PREFIX}tasks/"]
+    old = [{**rule, "ID": rule["ID"].rpartition("-")[0]} for rule in lifecycle_rules("older/")]
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": old})
+    for prefix in prefixes:
+        assert states(bootstrap(client, bucket, prefix))["lifecycle"] == "done"
+    wanted = [*old, *(rule for prefix in prefixes for rule in lifecycle_rules(prefix))]
+    assert rules_of(client, bucket) == sorted(wanted, key=lambda rule: str(rule["ID"]))
+    for prefix in prefixes:
+        assert states(bootstrap(client, bucket, prefix))["lifecycle"] == "unchanged"
 
 
 def test_a_rule_of_the_old_form_keeps_its_meaning(client: Any, bucket: str) -> None:
