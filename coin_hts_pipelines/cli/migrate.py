@@ -81,6 +81,7 @@ def _document(source: Path, dry_run: bool, found: int, done: list[Any]) -> dict[
         "found": found,
         "counts": {name: counts[name] for name in ("imported", "skipped", "refused", "ignored")},
         "signals": sum(one.signals for one in imported),
+        "not_finite": sum(one.not_finite for one in imported),
         "json_bytes": before,
         "stored_bytes": None if dry_run else after,
         "saved": None if dry_run or not before else 1 - after / before,
@@ -95,6 +96,8 @@ def _print(document: dict[str, Any]) -> None:
     for one in document["files"]:
         if one["outcome"] == "imported":
             text = f"run {one['run_id']}, {one['symbols']:,} symbols, {one['signals']:,} signals"
+            if one["not_finite"]:
+                text += f"; {one['not_finite']:,} figures were NaN or Infinity and are missing"
         else:
             text = one["reason"]
         style = "red" if one["outcome"] == "refused" else None

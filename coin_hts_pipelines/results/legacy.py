@@ -19,9 +19,11 @@ from coin_hts_pipelines.backtest.digest import digest_of
 from coin_hts_pipelines.errors import InvalidRequest
 from coin_hts_pipelines.market import Span, Timeframe, normalize_symbol, parse_span
 from coin_hts_pipelines.results.legacy_json import (
+    figure,
     kind_of,
     list_in,
     micros_in,
+    not_finite,
     number,
     number_in,
     object_in,
@@ -36,6 +38,7 @@ FloatArray = npt.NDArray[np.float64]
 _SIDES = ("BUY", "SELL")
 _NAT = np.iinfo(np.int64).min
 _MICROSECOND = timedelta(microseconds=1)
+_POINT = ("equity", "value", "drawdown")
 _STUDY = ("win_rate", "avg_return", "max_drawdown", "avg_hold_bars")
 
 
@@ -44,7 +47,7 @@ class LegacySymbol:
     """One symbol of a run: n signals, a curve of m points; missing is NaN, for times the least int64.
 
     `timestamp` and `curve_timestamp` are microseconds since the epoch, `side` the position in `BUY SELL`; `spelled` is
-    the symbol as the file has it.
+    the symbol as the file has it; `not_finite` counts the figures that were NaN or Infinity and are missing here.
     """
 
     symbol: str
@@ -58,6 +61,7 @@ class LegacySymbol:
     equity: FloatArray
     drawdown: FloatArray
     figures: dict[str, float | int | None]
+    not_finite: int
 
     @property
     def return_unit(self) -> str | None:
@@ -113,6 +117,11 @@ class LegacyRun:
     def signals(self) -> int:
         """Signals of all symbols."""
         return sum(len(one.timestamp) for one in self.symbols)
+
+    @property
+    def not_finite(self) -> int:
+        """Figures of all symbols that were NaN or Infinity."""
+        return sum(one.not_finite for one in self.symbols)
 
     @property
     def hold_bars(self) -> int | None:
@@ -191,7 +200,10 @@ def signals_table(run: LegacyRun, one: LegacySymbol, stored: IntArray | None) ->
 
 def equity_table(one: LegacySymbol) -> pa.Table:
     """Performance curve of a symbol in the columns of the equity table, its values in the older system's unit."""
-    columns = [_times(one.curve_timestamp), pa.array(one.equity), pa.array(one.drawdown, from_pandas=True)]
+    columns = [
+        _times(one.curve_timestamp),
+        *(pa.array(values, from_pandas=True) for values in (one.equity, one.drawdown)),
+    ]
     return pa.table(columns, schema=SCHEMAS["equity"])
 
 
@@ -235,7 +247,16 @@ def _symbol(entry: Any, where: str) -> LegacySymbol:
         equity=np.array(equity, dtype=np.float64),
         drawdown=np.array(drawdown, dtype=np.float64),
         figures=figures,
+        not_finite=_count_not_finite(entry, signals, curve),
     )
+
+
+def _count_not_finite(entry: dict[str, Any], signals: list[Any], curve: list[Any]) -> int:
+    figures = [entry.get(name) for name in _STUDY]
+    figures += [signal.get(name) for signal in signals for name in ("exit_price", "return_pct")]
+    for point in curve:
+        figures += [point.get(name) for name in _POINT] if isinstance(point, dict) else [point]
+    return sum(map(not_finite, figures))
 
 
 def _signal(signal: Any, where: str) -> tuple[int, int, float, float, float]:
@@ -259,13 +280,13 @@ def _signal(signal: Any, where: str) -> tuple[int, int, float, float, float]:
 def _point(point: Any, where: str) -> tuple[int, float, float]:
     """One point of a curve: a number, or an object of `equity` (or `value`) with `timestamp` and `drawdown` or not."""
     if not isinstance(point, dict):
-        return _NAT, number(point, where), math.nan
+        return _NAT, figure(point, where), math.nan
     inside = f"{where}."
     name = "value" if "equity" not in point and "value" in point else "equity"
     if name not in point:
         raise InvalidRequest(f"{where}.equity is missing")
     stamp = _NAT if point.get("timestamp") is None else micros_in(point, "timestamp", inside)
-    return stamp, number(point[name], f"{inside}{name}"), number_in(point, "drawdown", inside)
+    return stamp, figure(point[name], f"{inside}{name}"), number_in(point, "drawdown", inside)
 
 
 def _executed(document: dict[str, Any]) -> tuple[datetime, datetime] | None:

@@ -27,7 +27,10 @@ Outcome = Literal["imported", "skipped", "refused", "ignored"]
 
 @dataclass(frozen=True)
 class FileReport:
-    """What became of one file, or in a dry run would; `bytes` of it, `stored_bytes` of what was made of it."""
+    """What became of one file, or in a dry run would; `bytes` of it, `stored_bytes` of what was made of it.
+
+    `not_finite` counts its figures that were NaN or Infinity and are missing in what was made of it.
+    """
 
     file: str
     outcome: Outcome
@@ -37,6 +40,7 @@ class FileReport:
     signals: int = 0
     bytes: int = 0
     stored_bytes: int = 0
+    not_finite: int = 0
 
 
 def result_files(source: Path) -> list[Path]:
@@ -130,6 +134,5 @@ def import_files(
                 folder = store.save(run, known[name], started)
                 add(store.manifests(folder))
                 size = sum(part.stat().st_size for part in folder.rglob("*") if part.is_file())
-            yield FileReport(
-                file, "imported", None, run.run_id, len(run.symbols), run.signals, known[name]["bytes"], size
-            )
+            counts = (len(run.symbols), run.signals, known[name]["bytes"], size, run.not_finite)
+            yield FileReport(file, "imported", None, run.run_id, *counts)

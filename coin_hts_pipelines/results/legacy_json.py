@@ -54,9 +54,19 @@ def list_in(holder: dict[str, Any], name: str, where: str = "") -> list[Any]:
 
 
 def number_in(holder: dict[str, Any], name: str, where: str = "") -> float:
-    """Finite number of a field, exactly; NaN where the field is null or not there."""
+    """Finite number of a field that may be missing, exactly; NaN where it is null, not there or not finite."""
     value = holder.get(name)
-    return math.nan if value is None else number(value, f"{where}{name}")
+    return math.nan if value is None else figure(value, f"{where}{name}")
+
+
+def figure(value: Any, where: str) -> float:
+    """Finite number, exactly, or NaN for one that is not finite."""
+    return math.nan if not_finite(value) else number(value, where)
+
+
+def not_finite(value: Any) -> bool:
+    """Whether it is one of the NaN and Infinity that Python's JSON has for what could not be computed."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def number(value: Any, where: str) -> float:

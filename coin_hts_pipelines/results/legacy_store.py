@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from coin_hts_pipelines import clock
-from coin_hts_pipelines.errors import InvalidCandles, InvalidRequest, NoCandles
+from coin_hts_pipelines.errors import IntegrityError, InvalidCandles, InvalidRequest, NoCandles
 from coin_hts_pipelines.lake import CandleStore, is_synthetic, locked
 from coin_hts_pipelines.lake.candle_files import epoch_micros
 from coin_hts_pipelines.market import Span, Timeframe
@@ -109,8 +109,11 @@ class LegacyStore:
         return [(place, LegacyManifest.load(place)) for place in self._places(folder)]
 
     def origin(self, folder: Path) -> dict[str, Any]:
-        """Where a run came from: `run_id`, `file`, `bytes`, `sha256`, ..."""
-        origin: dict[str, Any] = LegacyManifest.load(self._places(folder)[0]).request[LEGACY]
+        """Where a run came from: `run_id`, `file`, `bytes`, `sha256`, ...; raises IntegrityError as `Manifest.load`."""
+        places = self._places(folder)
+        if not places:
+            raise IntegrityError(f"{folder} holds no result; remove it, then its file can be imported again")
+        origin: dict[str, Any] = LegacyManifest.load(places[0]).request[LEGACY]
         return origin
 
     @staticmethod

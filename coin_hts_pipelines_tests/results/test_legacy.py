@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal as signals_of_unix
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coin_hts_pipelines import InvalidRequest, TransientError
+from coin_hts_pipelines import IntegrityError, InvalidRequest, TransientError
 from coin_hts_pipelines.catalog import Database, ResultIndex
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.results import ResultStore, legacy_store
@@ -328,6 +329,27 @@ def test_made_up_and_damaged_candles_give_no_bars(old: Old, spoil: str) -> None:
     assert result.manifest.bars is None
 
 
+def test_what_could_not_be_computed_is_missing_and_counted(old: Old) -> None:
+    """Python's JSON writes NaN and Infinity, which stand in no other JSON."""
+    rows = [signal(return_pct=math.nan), signal(exit_price=math.inf, return_pct=-math.inf), signal()]
+    curve = [{"equity": 1.0, "drawdown": math.nan}, 1.5, math.nan, {"value": math.inf}]
+    bad = symbol("KRW-BTC", *rows, win_rate=math.nan, performance_curve=curve)
+    path = old.write("a.json", document(bad, execution_time=math.nan))
+    assert b"NaN" in path.read_bytes()
+    old.write("b.json", document(run_id="whole"))
+    for dry_run in (True, False):
+        assert [(one.outcome, one.not_finite) for one in old.run(dry_run=dry_run)] == [("imported", 7), ("imported", 0)]
+    found = old.store.read(old.place())
+    assert found.signals["return_pct"].isna().tolist() == [True, True, False]
+    assert found.signals["exit_price"].isna().tolist() == [False, True, False]
+    assert found.signals["status"].tolist() == ["closed", "open", "closed"]
+    assert found.equity["drawdown"].isna().all()
+    assert found.equity["equity"].tolist()[:2] == [1.0, 1.5]
+    assert pq.read_table(old.place() / "equity.parquet")["equity"].null_count == 2
+    assert found.manifest.figures["study_win_rate"] is None
+    assert found.manifest.figures["study_avg_return"] == 1.25
+
+
 # ---- what is refused
 
 
@@ -400,8 +422,9 @@ FIRST = ("symbols", 0, "signals", 0)
         (put(None, *FIRST, "entry_price"), "signals[0].entry_price is null; expected a number"),
         (put("100", *FIRST, "entry_price"), "signals[0].entry_price is text; expected a number"),
         (put(True, *FIRST, "exit_price"), "signals[0].exit_price is a truth value; expected a number"),
-        (put(math.nan, *FIRST, "return_pct"), "symbols[0].signals[0].return_pct is nan; expected a finite number"),
-        (put(-math.inf, "symbols", 0, "win_rate"), "symbols[0].win_rate is -inf; expected a finite number"),
+        (put(math.nan, *FIRST, "entry_price"), "symbols[0].signals[0].entry_price is nan; expected a finite number"),
+        (put(math.nan, *FIRST, "timestamp"), "symbols[0].signals[0].timestamp is a number; expected text"),
+        (put([None], "symbols", 0, "performance_curve"), "performance_curve[0] is null; expected a number"),
         (put(2**53 + 1, *FIRST, "exit_price"), "expected a finite number of double precision"),
         (put(10**400, *FIRST, "exit_price"), "expected a finite number of double precision"),
         (put({}, "symbols", 0, "performance_curve"), "performance_curve is an object; expected a list"),
@@ -516,6 +539,16 @@ def test_each_file_comes_in_once(old: Old) -> None:
     assert old.outcomes(dry_run=True) == again
     assert old.outcomes() == again
     assert {path: path.stat().st_mtime_ns for path in old.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_results_is_named(old: Old) -> None:
+    old.write("a.json", document())
+    old.run()
+    shutil.rmtree(old.place())
+    with pytest.raises(IntegrityError, match="legacy-b3cf36a4 holds no result; remove it"):
+        old.run()
+    old.store.folder("b3cf36a4").rmdir()
+    assert old.outcomes() == {"a.json": "imported"}
 
 
 def test_the_originals_are_only_read_and_a_dry_run_writes_nothing(old: Old) -> None:
