@@ -293,11 +293,18 @@ def prune(instance: DagsterInstance, open_store: Callable[[], ObjectStore], *, d
             if removed[kind].problems:
                 problems[kind] = "; ".join(removed[kind].problems)
         except Exception as error:  # whatever it is, it must not keep the others
-            problems[kind] = str(error) if isinstance(error, CoinHtsError) else f"{type(error).__name__}: {error}"
+            problems[kind] = _why(error)
     if not dry_run and any(removed.get(kind, Removed()).count for kind in (*KINDS_OF_ROWS, "task rows")):
-        _vacuum(database)
+        try:
+            _vacuum(database)
+        except Exception as error:  # nor the report
+            problems["vacuum"] = _why(error)
     seconds = time.perf_counter() - started
     return PruneReport(dry_run, removed, kept, problems, sizes, table_sizes(database), seconds)
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, CoinHtsError) else f"{type(error).__name__}: {error}"
 
 
 def dagster_storage(settings: Settings) -> Path:

@@ -193,9 +193,9 @@ def prune_inbox(data_root: Path, before: datetime, *, dry_run: bool = False) -> 
     for name in (IMPORTED, REJECTED):
         folder = data_root / FOLDER / name
         for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
-            info = path.lstat()
+            info = _info(path)
             # Moving a file changes its status only; it keeps the time its candles were written.
-            if stat.S_ISREG(info.st_mode) and max(info.st_mtime, info.st_ctime) < before.timestamp():
+            if info and stat.S_ISREG(info.st_mode) and max(info.st_mtime, info.st_ctime) < before.timestamp():
                 found.append(path)
     return _remove(found, dry_run)
 
@@ -214,7 +214,8 @@ def prune_run_folders(storage: Path, needed: Collection[str], now: datetime, *, 
     """Remove the folders of all runs but the `needed`; one that was changed within a day is left for the next time."""
     unneeded = [path for run_id, paths in run_folders(storage).items() if run_id not in needed for path in paths]
     settled = (now - _SETTLED).timestamp()
-    return _remove([path for path in unneeded if path.stat().st_mtime < settled], dry_run)
+    found = [path for path in unneeded if (info := _info(path)) and info.st_mtime < settled]
+    return _remove(found, dry_run)
 
 
 def prune_tick_logs(storage: Path, before: datetime, *, dry_run: bool = False) -> Removed:
@@ -224,10 +225,19 @@ def prune_tick_logs(storage: Path, before: datetime, *, dry_run: bool = False) -
         for path in storage.glob("*/*/*")
         if path.suffix in (".out", ".err", ".complete")
         and not _RUN_ID.fullmatch(path.relative_to(storage).parts[0])
-        and stat.S_ISREG(path.lstat().st_mode)
-        and path.lstat().st_mtime < before.timestamp()
+        and (info := _info(path))
+        and stat.S_ISREG(info.st_mode)
+        and info.st_mtime < before.timestamp()
     ]
     return _remove(found, dry_run)
+
+
+def _info(path: Path) -> os.stat_result | None:
+    """Of a file or folder itself; None if it is gone, for others remove here too."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
 
 
 def _folders(store: ObjectStore, prefix: str) -> dict[str, list[ObjectInfo]]:

@@ -512,6 +512,17 @@ def test_rows_that_cannot_be_removed_keep_the_others_going(
     assert report.removed["run folders"].count == 2
 
 
+def test_without_a_vacuum_there_is_a_report(maker: RunMaker, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise TransientError("Postgres is busy")
+
+    maker.made(("candles_1d", "a|2024"), days=1)
+    monkeypatch.setattr(retention, "_vacuum", broken)
+    report = run_of_prune(maker)
+    assert report.removed["runs"].count == 1
+    assert report.problems == {"vacuum": "Postgres is busy"}
+
+
 def test_days_beyond_the_calendar_are_a_century() -> None:
     moment = datetime(2025, 1, 1, tzinfo=UTC)
     assert retention.days_before(moment, 10**12) == retention.days_before(moment, 36_500)

@@ -357,6 +357,19 @@ def test_a_folder_that_cannot_be_removed_does_not_stop_the_others(
     assert done.problems == (f"{storage / RUN_IDS[1]}: Permission denied",)
 
 
+def test_what_somebody_else_removes_meanwhile_stops_nothing(
+    tmp_path: Path, inbox: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed, and gone when it is looked at."""
+    iterdir, glob, found = Path.iterdir, Path.glob, retention.run_folders(storage)
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "gone.csv", *iterdir(folder)]))
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / "here" / "x" / "9.err", *glob(folder, pattern)])
+    monkeypatch.setattr(retention, "run_folders", lambda _: {"gone": [storage / "gone"], **found})
+    assert retention.prune_inbox(tmp_path, NOW + timedelta(days=1)) == Removed(3, 15)
+    assert retention.prune_run_folders(storage, set(), NOW).count == 6
+    assert retention.prune_tick_logs(storage, before()) == Removed(1, 3)
+
+
 # ---- sizes
 
 
