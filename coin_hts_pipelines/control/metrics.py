@@ -51,7 +51,7 @@ class InstanceCollector(Collector):
         self._cache_seconds = cache_seconds
         self._read_at = -float("inf")
         self._known: list[GaugeMetricFamily] = []
-        self._backups = Backups()
+        self._backups: Backups | None = None
         self._backups_at = -float("inf")
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
@@ -118,6 +118,8 @@ class InstanceCollector(Collector):
                 self._backups = answer_of(in_background(lambda: read_backups(self._settings)), time.monotonic() + 2)
                 self._backups_at = self._seconds()
         found, now = self._backups, clock.now()
+        if found is None:  # none is known, which is not that there are none
+            return
         yield _gauge("coin_hts_backups", "Whole backups there are.", found.count)
         if found.newest is not None:
             age = (now - found.newest).total_seconds()
