@@ -113,6 +113,28 @@ def test_commands_that_fail_tell_no_secret(house: House) -> None:
     assert found == []
 
 
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (("doctor",), 1),
+        (("doctor", "--json"), 1),
+        (("status",), 0),
+        (("status", "--json"), 0),
+        (("alert", "list", "--json"), 0),
+        (("backup", "create"), 0),
+        (("backup", "verify"), 0),
+        (("storage", "usage"), 0),
+        (("storage", "bootstrap"), 1),
+        (("readiness", "--check"), 1),
+    ],
+)
+def test_what_an_operator_asks_tells_no_secret(house: House, argv: tuple[str, ...], status: int) -> None:
+    done = house.coin_hts(*argv, COIN_HTS_LOG_LEVEL="DEBUG")
+    assert done.returncode == status, done.stderr
+    assert leaks(done.stdout + done.stderr) == []
+    assert [(what, leak) for what, text in everything(house) for leak in leaks(text)] == []
+
+
 def test_the_log_of_a_run_by_hand(house: House) -> None:
     of_runs = [line for line in house.log() if "run" in line]
     runs = {run_id for (run_id,) in query(house.project, "SELECT run_id FROM dagster.runs")}
