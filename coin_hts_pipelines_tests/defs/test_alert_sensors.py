@@ -410,7 +410,7 @@ def test_a_run_over_other_partitions_ends_nothing(world: World) -> None:
 
 
 def test_a_check_is_good_again_when_the_last_partitions_pass(world: World) -> None:
-    for tags in (HERE, THERE, HERE):
+    for tags in (HERE, HERE, THERE):
         assert told(world, False, tags) == FAILED
     assert told(world, True, THERE) == "nothing failed"
     assert told(world, True, {}) == "nothing failed"
