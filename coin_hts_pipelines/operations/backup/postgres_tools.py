@@ -67,14 +67,15 @@ def find_tools(major: int) -> Tools:
     return min(fitting, key=lambda tools: tools.major)
 
 
-def connection(url: URL) -> tuple[str, dict[str, str]]:
+def connection(url: URL) -> tuple[str, dict[str, str] | None]:
     """Connection string without the password, and the environment of the child that has it.
 
-    The child gets no other variable: what libpq must know beyond the URL, such as `sslmode`, stands in the URL.
+    None is that of this process, with PGPASSWORD and whatever else libpq looks for. Only where the URL has a password
+    the child gets an environment of its own: what libpq must know beyond it, such as `sslmode`, then stands in the URL.
     """
     _, given = url.get_dialect()().create_connect_args(url)
     password = given.pop("password", None)
-    environment = {"LC_ALL": "C", **({"PGPASSWORD": str(password)} if password else {})}
+    environment = {"LC_ALL": "C", "PGPASSWORD": str(password)} if password else None
     return psycopg2.extensions.make_dsn(**given), environment
 
 
@@ -85,7 +86,7 @@ def failure(program: str, label: str, said: str) -> TransientError:
     return TransientError(f"{Path(program).name} of {label} failed: {reason.strip()}")
 
 
-def run(argv: list[str], environment: dict[str, str], label: str, cancelled: Asked) -> None:
+def run(argv: list[str], environment: dict[str, str] | None, label: str, cancelled: Asked) -> None:
     """Run a program to its end, or end it when somebody cancels.
 
     Raises
