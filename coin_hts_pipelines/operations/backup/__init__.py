@@ -3,6 +3,7 @@
     {target}/{id}.json              manifest of a backup, written last
     {target}/{id}.partial           a backup that has begun; it stays behind one that did not end
     {target}/objects/ab/ab12...     dumps and files under their SHA-256: what did not change is there already
+    {target}/damaged/ab12...        what was found not to be what was written, until the next prune
     {target}/drills/{id}.json       what came of restoring one for practice
 
 In: everything under DATA_ROOT but what is named here. Out: `postgres` (the dump has it), `exports` (copies of results),
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from coin_hts_pipelines.operations.backup.create import create_backup
     from coin_hts_pipelines.operations.backup.drill import drill_backup
     from coin_hts_pipelines.operations.backup.drill_report import DrillReport, last_drill
+    from coin_hts_pipelines.operations.backup.exchange import interrupted_restore
     from coin_hts_pipelines.operations.backup.files import left_out
     from coin_hts_pipelines.operations.backup.inspect import (
         Listed,
@@ -46,9 +48,10 @@ if TYPE_CHECKING:
     from coin_hts_pipelines.operations.backup.manifest import FileEntry, Manifest
     from coin_hts_pipelines.operations.backup.prune import Keep, Pruned, prune_backups, to_keep
     from coin_hts_pipelines.operations.backup.restore import restore_backup
-    from coin_hts_pipelines.operations.backup.targets import DirectoryTarget, S3Target, Target, open_target
+    from coin_hts_pipelines.operations.backup.targets import Busy, DirectoryTarget, S3Target, Target, open_target
 
 __all__ = [
+    "Busy",
     "DirectoryTarget",
     "DrillReport",
     "FileEntry",
@@ -61,6 +64,7 @@ __all__ = [
     "create_backup",
     "drill_backup",
     "find_backup",
+    "interrupted_restore",
     "last_drill",
     "left_out",
     "list_all",
@@ -74,6 +78,7 @@ __all__ = [
 
 # Imported when they are asked for: who only lists backups (`doctor`, `status`) waits for no pandas and no numba.
 _MODULES = {
+    "Busy": "targets",
     "DirectoryTarget": "targets",
     "DrillReport": "drill_report",
     "FileEntry": "manifest",
@@ -86,6 +91,7 @@ _MODULES = {
     "create_backup": "create",
     "drill_backup": "drill",
     "find_backup": "inspect",
+    "interrupted_restore": "exchange",
     "last_drill": "drill_report",
     "left_out": "files",
     "list_all": "inspect",

@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database
-from coin_hts_pipelines.errors import Cancelled, InvalidRequest
+from coin_hts_pipelines.errors import Cancelled, InvalidRequest, PermanentError
 from coin_hts_pipelines.operations.backup import files
 from coin_hts_pipelines.operations.backup.dump import dump_database
+from coin_hts_pipelines.operations.backup.exchange import interrupted_restore
 from coin_hts_pipelines.operations.backup.inspect import list_backups
 from coin_hts_pipelines.operations.backup.manifest import BEGUN, SUFFIX, Dump, FileEntry, Manifest, object_key
 from coin_hts_pipelines.operations.backup.parallel import Asked, Progress, each, never, stop_if, unheard
+from coin_hts_pipelines.operations.backup.scratch import remove_stale_scratch
 from coin_hts_pipelines.operations.backup.targets import Target
 from coin_hts_pipelines.results.publish import new_id
 from coin_hts_pipelines.settings import Settings
@@ -57,7 +59,7 @@ def create_backup(
     TransientError
         Another one is at work, Postgres or the store is not there, or a disk is full.
     PermanentError
-        A place cannot be read or written, or no `pg_dump` fits the server.
+        A place cannot be read or written, no `pg_dump` fits the server, or a restore was interrupted.
     Cancelled
         If `cancelled` said so.
     """
@@ -65,7 +67,11 @@ def create_backup(
     root = settings.root
     if not root.is_dir():
         raise InvalidRequest(f"there is no DATA_ROOT {root} to back up; set DATA_ROOT or run `coin-hts setup`")
+    remove_stale_scratch(root)
     with target.exclusive():
+        # Under the lock, which a restore holds too: one at its end is none that was interrupted.
+        if problem := interrupted_restore(root):
+            raise PermanentError(f"no backup is made: {problem}")
         created = clock.now()
         backup_id = new_id(created)
         target.store(_written(target.scratch, b""), backup_id + BEGUN)

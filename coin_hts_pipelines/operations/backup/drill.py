@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,23 +17,24 @@ import sqlalchemy as sa
 from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.models import SCHEMA, ResultRow
-from coin_hts_pipelines.errors import Cancelled, CoinHtsError, IntegrityError
+from coin_hts_pipelines.errors import Cancelled, CoinHtsError, IntegrityError, InvalidRequest, PermanentError
 from coin_hts_pipelines.lake import CandleStore
 from coin_hts_pipelines.lake.atomic import locked
 from coin_hts_pipelines.operations.backup.drill_report import RECORDS, DrillReport
 from coin_hts_pipelines.operations.backup.dump import count_rows
-from coin_hts_pipelines.operations.backup.inspect import find_backup
+from coin_hts_pipelines.operations.backup.inspect import newest_backup
 from coin_hts_pipelines.operations.backup.manifest import SUFFIX
 from coin_hts_pipelines.operations.backup.manifest import Manifest as Backup
 from coin_hts_pipelines.operations.backup.parallel import Asked, Progress, never, unheard
 from coin_hts_pipelines.operations.backup.restore import restore_backup
+from coin_hts_pipelines.operations.backup.scratch import SCRATCH, remove_scratch
 from coin_hts_pipelines.operations.backup.targets import Target
-from coin_hts_pipelines.operations.embedded_postgres import start_server, stop_server
+from coin_hts_pipelines.operations.embedded_postgres import start_server
 from coin_hts_pipelines.results.manifest import MANIFEST, Manifest
 from coin_hts_pipelines.results.publish import new_id
 from coin_hts_pipelines.settings import Settings
+from coin_hts_pipelines.storage.object_store import os_errors
 
-SCRATCH = ".drill"
 # Candles may be newer than the result of a symbol when a backup is made; not of so many.
 _TRIED = 50
 _SHARE_RESTORED, _SHARE_LOOKED = 0.8, 0.9
@@ -67,23 +67,25 @@ def drill_backup(
     """
     started = clock.now()
     scratch = settings.root / SCRATCH
-    settings.root.mkdir(parents=True, exist_ok=True)
+    with os_errors(f"write to {settings.root}"):
+        settings.root.mkdir(parents=True, exist_ok=True)
     with locked(scratch):
-        _remove(scratch)  # of one that was killed
+        remove_scratch(scratch)  # of one that was killed
         about: dict[str, object] = {}
         try:
             # A new place each time: the library of the server remembers those it has seen, not that they went.
-            _drill(target, scratch / secrets.token_hex(4), about, progress or unheard, cancelled)
+            _drill(settings.root, target, scratch / secrets.token_hex(4), about, progress or unheard, cancelled)
         except Cancelled:
             raise
-        except CoinHtsError as error:
-            failed = DrillReport(started_at=started, finished_at=clock.now(), passed=False, problem=str(error), **about)
+        except Exception as error:
+            problem = str(error) if isinstance(error, CoinHtsError) else f"{type(error).__name__}: {error}"
+            failed = DrillReport(started_at=started, finished_at=clock.now(), passed=False, problem=problem, **about)
             # The error is worth more than its record, which the same full disk or lost store may refuse.
             with suppress(CoinHtsError):
                 _keep(target, failed)
             raise
         finally:
-            _remove(scratch)
+            remove_scratch(scratch)
         report = DrillReport(started_at=started, finished_at=clock.now(), passed=True, **about)
         _keep(target, report)
         return report
@@ -92,25 +94,33 @@ def drill_backup(
 def _keep(target: Target, report: DrillReport) -> None:
     with target.exclusive():
         path = target.scratch / secrets.token_hex(8)
-        path.write_bytes(report.model_dump_json(indent=2).encode())
+        with os_errors(f"write {path}"):
+            path.write_bytes(report.model_dump_json(indent=2).encode())
         target.store(path, f"{RECORDS}{new_id(report.started_at)}{SUFFIX}")
 
 
-def _remove(scratch: Path) -> None:
-    for pgdata in scratch.glob("*/postgres"):
-        stop_server(pgdata)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _drill(target: Target, root: Path, about: dict[str, object], told: Progress, cancelled: Asked) -> None:
-    backup = find_backup(target, "latest")
+def _drill(
+    data_root: Path, target: Target, root: Path, about: dict[str, object], told: Progress, cancelled: Asked
+) -> None:
+    backup = newest_backup(target, data_root)
     about |= {"backup": backup.id, "files": len(backup.files), "bytes": backup.size}
+    try:
+        _practise(target, backup, root, about, told, cancelled)
+    except InvalidRequest as error:
+        # Nobody asked for anything that could be wrong: what a good backup lets nobody do (no candles for a result,
+        # say) makes it a bad one.
+        raise PermanentError(str(error)) from error
+
+
+def _practise(
+    target: Target, backup: Backup, root: Path, about: dict[str, object], told: Progress, cancelled: Asked
+) -> None:
     url = start_server(root / "postgres")
     restore_backup(target, backup, root, url, progress=lambda share: told(_SHARE_RESTORED * share), cancelled=cancelled)
     database = Database(url, pool_size=1)
     try:
         about |= _compare_rows(database, backup)
-        rows = _results(database)
+        rows = _present(_results(database))
         about["results"] = _compare_results(rows)
     finally:
         database.dispose()
@@ -130,12 +140,35 @@ def _compare_rows(database: Database, backup: Backup) -> dict[str, int]:
 
 
 def _results(database: Database) -> list[ResultRow]:
-    """Rows of results whose directory is there, newest first; older ones were pruned before the backup."""
+    """Rows of results, newest first."""
     with database.session() as session:
         if not sa.inspect(session.connection()).has_table(ResultRow.__tablename__, schema=SCHEMA):
             return []
-        rows = session.scalars(sa.select(ResultRow).order_by(ResultRow.finished_at.desc(), ResultRow.id.desc()))
-        return [row for row in rows if (Path(row.path) / MANIFEST).is_file()]
+        return list(session.scalars(sa.select(ResultRow).order_by(ResultRow.finished_at.desc(), ResultRow.id.desc())))
+
+
+def _present(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Those whose directory is there; of each preset and symbol only older ones may have been pruned before the backup.
+
+    Raises
+    ------
+    IntegrityError
+        If the current one of a preset and symbol is not there, or none is.
+    """
+    there = [row for row in rows if (Path(row.path) / MANIFEST).is_file()]
+    newest: dict[tuple[object, ...], ResultRow] = {}
+    for row in rows:
+        if row.preset is not None:
+            newest.setdefault((row.timeframe, row.preset, *row.symbols), row)
+    for row in newest.values():
+        place = Path(row.path)
+        # A newer one that has no row yet may have made this one go while the backup was made.
+        beside = place.parent.iterdir() if place.parent.is_dir() else ()
+        if not any(folder.is_dir() and folder.name >= place.name for folder in beside):
+            raise IntegrityError(
+                f"result {row.id}, the newest of {row.preset} on {row.symbols[0]}, is not there after the restore"
+            )
+    return there
 
 
 def _compare_results(rows: Sequence[ResultRow]) -> int:

@@ -74,7 +74,7 @@ def _is_whole(parts: tuple[str, ...]) -> bool:
 def held(root: Path, unit: Path) -> AbstractContextManager[object]:
     """Lock of the writers of a unit; of a single file there is none, since it is replaced whole."""
     parts = unit.relative_to(root).parts
-    if not _is_whole(parts):
+    if not unit.is_dir() or not _is_whole(parts):
         return nullcontext()
     if parts[0] == "tasks":
         return nullcontext() if unit.is_symlink() else directory_lock(unit.parent, unit.name)

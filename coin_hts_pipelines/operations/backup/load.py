@@ -13,6 +13,7 @@ from typing import IO
 import sqlalchemy as sa
 
 from coin_hts_pipelines.catalog import Database
+from coin_hts_pipelines.catalog.database import DAGSTER_SCHEMA
 from coin_hts_pipelines.catalog.models import SCHEMA, PresetRow
 from coin_hts_pipelines.errors import PermanentError
 from coin_hts_pipelines.operations.backup import postgres_tools
@@ -24,8 +25,11 @@ _BLOCK = 1 << 20
 _OPTIONS = ("--no-owner", "--no-privileges", "--file=-")
 _READY, _DONE = "coin-hts: executed", "coin-hts: committed"
 _PATHS = (f"{SCHEMA}.results", f"{SCHEMA}.tasks")
-# What `coin-hts setup` leaves in a database that nobody has used.
-_SET_UP = (f"{SCHEMA}.alembic_version", f"{SCHEMA}.presets")
+# Of these a row is work worth keeping; whatever else a database holds, `coin-hts setup` or an idle daemon wrote.
+_WORK = {
+    *(f"{SCHEMA}.{name}" for name in ("results", "tasks", "dead_letters", "coverage", "symbols")),
+    *(f"{DAGSTER_SCHEMA}.{name}" for name in ("runs", "event_logs", "bulk_actions")),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def look_at(database: Database) -> Found:
         own = 0
         if f"{SCHEMA}.presets" in counts:
             own = session.scalar(sa.select(sa.func.count()).where(~PresetRow.builtin)) or 0
-        full = {name: count for name, count in counts.items() if count and name not in _SET_UP}
+        full = {name: count for name, count in counts.items() if count and name in _WORK}
         if own:
             full[f"{SCHEMA}.presets"] = own
         number = session.scalar(sa.text("SHOW server_version_num"))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from coin_hts_pipelines.errors import IntegrityError
 
 SUFFIX, BEGUN = ".json", ".partial"
-OBJECTS = "objects/"
+OBJECTS, DAMAGED = "objects/", "damaged/"
 # A flipped byte of a path or a count would be as bad as one of a file, so the manifest says its own SHA-256.
 _FORM = re.compile(rb'\{"sha256":"([0-9a-f]{64})","manifest":(.*)\}\n', re.DOTALL)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from coin_hts_pipelines.errors import IntegrityError
 from coin_hts_pipelines.market import KST
-from coin_hts_pipelines.operations.backup.inspect import list_all
-from coin_hts_pipelines.operations.backup.manifest import BEGUN, OBJECTS, SUFFIX
+from coin_hts_pipelines.operations.backup.inspect import Listed, list_all
+from coin_hts_pipelines.operations.backup.manifest import BEGUN, DAMAGED, OBJECTS, SUFFIX
 from coin_hts_pipelines.operations.backup.parallel import Asked, Progress, never, stop_if, unheard
 from coin_hts_pipelines.operations.backup.targets import Target
 from coin_hts_pipelines.settings import Settings
+
+# Whatever else lies in the folder is somebody else's.
+_OBJECT = re.compile(rf"{OBJECTS}([0-9a-f]{{2}})/\1[0-9a-f]{{62}}")
+_LEFT = re.compile(rf"\d{{8}}T\d{{6}}\.\d{{6}}Z-[0-9a-f]{{8}}\{BEGUN}|{DAMAGED}[0-9a-f]{{64}}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def prune_backups(
     progress: Progress | None = None,
     cancelled: Asked = never,
 ) -> Pruned:
-    """Remove backups that are not to be kept, what interrupted ones left, and every object no backup needs.
+    """Remove backups that are not to be kept, what interrupted ones left, and objects that are damaged or not needed.
 
     Manifests go first, so that no listed backup ever lacks an object. Backups that miss something do not count and
     are left alone: a person decides.
@@ -89,17 +95,25 @@ def prune_backups(
                 f"remove {unreadable[0].id}{SUFFIX} from {target.url} if it is lost"
             )
         whole = [one for one in listed if one.problem is None]
-        kept = to_keep((one.created for one in whole), keep)
-        gone = [one.id for one in whole if one.created not in kept]
+        # Another project that keeps its backups here has days of its own.
+        moments: dict[str, list[datetime]] = defaultdict(list)
+        for one in whole:
+            moments[_root(one)].append(one.created)
+        kept = {root: to_keep(made, keep) for root, made in moments.items()}
+        gone = [one.id for one in whole if one.created not in kept[_root(one)]]
         needed: set[str] = set()
         for one in listed:
             if one.manifest is not None and one.id not in gone:
                 needed.update(one.manifest.objects)
-        orphans = [key for key in keys if key.startswith(OBJECTS) and key not in needed]
-        begun = [key for key in keys if key.endswith(BEGUN)]
-        doomed = [*(name + SUFFIX for name in gone), *begun, *orphans]
+        orphans = [key for key in keys if _OBJECT.fullmatch(key) and key not in needed]
+        left = [key for key in keys if _LEFT.fullmatch(key)]
+        doomed = [*(name + SUFFIX for name in gone), *left, *orphans]
         for done, key in enumerate(() if dry_run else doomed, start=1):
             stop_if(cancelled)
             target.delete(key)
             told(done / len(doomed))
         return Pruned(tuple(gone), len(orphans), sum(keys[key] for key in orphans))
+
+
+def _root(one: Listed) -> str:
+    return one.manifest.data_root if one.manifest is not None else ""

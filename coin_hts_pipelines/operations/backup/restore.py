@@ -9,30 +9,30 @@ journal's mark), and first takes the exchange back, or finishes it.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.database import HEAD_REVISION
-from coin_hts_pipelines.errors import InvalidRequest, PermanentError, TransientError
-from coin_hts_pipelines.lake.atomic import write_atomically
+from coin_hts_pipelines.errors import CoinHtsError, IntegrityError, InvalidRequest, PermanentError, TransientError
 from coin_hts_pipelines.operations.backup import files
+from coin_hts_pipelines.operations.backup.exchange import Exchange
+from coin_hts_pipelines.operations.backup.inspect import set_aside
 from coin_hts_pipelines.operations.backup.load import Load, committed_mark, count_others, load_database, look_at
 from coin_hts_pipelines.operations.backup.manifest import Manifest
 from coin_hts_pipelines.operations.backup.parallel import Asked, Progress, each, never, stop_if, unheard
 from coin_hts_pipelines.operations.backup.targets import Target
 from coin_hts_pipelines.storage.object_store import check_key, os_errors
 
-STAGING = ".restore"
 _ALONE_SECONDS = 5
 _SHARE_FILES, _SHARE_LOADED = 0.8, 0.95
+# Of the bytes of a backup, and beside them: folders, and blocks that are not full.
+_MORE, _MORE_BYTES = 1.05, 16_000_000
 
 
 def restore_backup(
@@ -80,12 +80,14 @@ def restore_backup(
         )
     data_root = data_root.absolute()
     kept = files.not_kept(data_root) | {place.absolute() for place in without}
-    exchange = _Exchange(data_root)
+    exchange = Exchange(data_root)
     database = Database(database_url, pool_size=1)
     try:
         with target.exclusive(reading=True), os_errors(f"restore into {data_root}"):
             try:
-                if _settled(exchange, database) != manifest.id:
+                # Without force, the end of the interrupted restore of this backup is all that is asked for: nobody can
+                # have worked since. With it everything is brought back anew.
+                if _settled(exchange, database) != manifest.id or force:
                     _restore(target, manifest, exchange, database, force, kept, told, cancelled)
             except BaseException:
                 # Whether the transaction was committed only the database knows; if it is gone, the next restore asks.
@@ -97,7 +99,7 @@ def restore_backup(
         database.dispose()
 
 
-def _settled(exchange: _Exchange, database: Database) -> str | None:
+def _settled(exchange: Exchange, database: Database) -> str | None:
     """Bring an interrupted exchange to an end, once nobody else can still commit, and return the backup it brought."""
     if not exchange.journal.exists():
         exchange.finish()
@@ -121,7 +123,7 @@ def _wait_alone(database: Database) -> None:
 def _restore(
     target: Target,
     manifest: Manifest,
-    exchange: _Exchange,
+    exchange: Exchange,
     database: Database,
     force: bool,
     kept: Collection[Path],
@@ -133,7 +135,10 @@ def _restore(
     if not force and (there or found.rows):
         what = f"{root} holds {there[0].name}" if there else f"{database.label} holds {found.rows}"
         raise InvalidRequest(f"{what}; restore into an empty place, or give --force to replace what is there")
+    _check_places(manifest, root, there)
     _wait_alone(database)
+    exchange.begin()
+    _check_room(manifest, root)
     dump = _fetch(target, manifest, exchange.new, cancelled, lambda share: told(_SHARE_FILES * share))
     load = Load(manifest, found.major, f"restored {manifest.id} {secrets.token_hex(8)}", root)
     with load_database(database, dump, load, cancelled):
@@ -148,17 +153,39 @@ def _replaced(data_root: Path, kept: Collection[Path]) -> list[Path]:
     return [path for path in files.entries(data_root, kept) if not any(place.is_relative_to(path) for place in kept)]
 
 
+def _check_places(manifest: Manifest, root: Path, replaced: Collection[Path]) -> None:
+    """Refuse now what the exchange could not do at the end: replace a folder in which something lies that stays."""
+    for name in sorted({_checked(entry.path).split("/")[0] for entry in manifest.files}):
+        if (root / name).exists() and root / name not in replaced:
+            raise InvalidRequest(
+                f"{root / name} is in backup {manifest.id} but cannot be replaced, for something that stays (logs, "
+                "exports, backups) lies there; name another folder for it in the settings, move it, then restore"
+            )
+
+
+def _check_room(manifest: Manifest, root: Path) -> None:
+    needed, free = int(manifest.size * _MORE) + _MORE_BYTES, shutil.disk_usage(root).free
+    if needed > free:
+        raise TransientError(
+            f"backup {manifest.id} needs {needed / 1e6:,.0f} MB on the disk of {root}, of which {free / 1e6:,.0f} MB "
+            f"are free; free {(needed - free) / 1e6:,.0f} MB more, then try again"
+        )
+
+
 def _fetch(target: Target, manifest: Manifest, folder: Path, cancelled: Asked, progress: Progress) -> Path:
     """Fetch files into an empty folder and the dump beside it, every byte verified and on the disk."""
-    shutil.rmtree(folder.parent, ignore_errors=True)
-    folder.mkdir(parents=True)
     wanted = [(entry.key, entry.sha256, folder / _checked(entry.path)) for entry in manifest.files]
     wanted.append((manifest.dump.key, manifest.dump.sha256, folder.parent / "dump"))
 
     def fetch(one: tuple[str, str, Path], stop: Asked) -> None:  # noqa: ARG001 - seconds at most
         key, sha256, path = one
         path.parent.mkdir(parents=True, exist_ok=True)
-        target.fetch(key, sha256, path)
+        try:
+            target.fetch(key, sha256, path)
+        except IntegrityError:
+            with suppress(CoinHtsError):  # the damage itself is what is to be said
+                set_aside(target, key, sha256)
+            raise
 
     each(wanted, fetch, cancelled=cancelled, progress=progress)
     os.sync()
@@ -170,68 +197,3 @@ def _checked(path: str) -> str:
     if any(part.startswith(".") for part in check_key(path).split("/")):
         raise InvalidRequest(f"path {path!r} of the manifest is not one of a backup; nothing is restored")
     return path
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """The renaming of everything at once, as far as the journal knows what has been begun."""
-
-    root: Path
-
-    @property
-    def staging(self) -> Path:
-        return self.root / STAGING
-
-    @property
-    def new(self) -> Path:
-        return self.staging / "new"
-
-    @property
-    def old(self) -> Path:
-        return self.staging / "old"
-
-    @property
-    def journal(self) -> Path:
-        return self.staging / "journal.json"
-
-    def make(self, mark: str, backup_id: str, replaced: Collection[Path]) -> None:
-        """Put the old entries aside and the new ones in their place."""
-        self.old.mkdir()
-        note = {
-            "mark": mark,
-            "id": backup_id,
-            "old": [path.name for path in replaced],
-            "new": sorted(path.name for path in self.new.iterdir()),
-        }
-        write_atomically(self.journal, lambda stream: stream.write(json.dumps(note).encode()))
-        for name in note["old"]:
-            (self.root / name).rename(self.old / name)
-        for name in note["new"]:
-            (self.new / name).rename(self.root / name)
-        os.sync()
-
-    def settle(self, committed: str | None) -> str | None:
-        """Finish an exchange whose transaction was committed, and return its backup; take any other one back."""
-        done = None
-        if self.journal.exists():
-            note = json.loads(self.journal.read_bytes())
-            if note["mark"] == committed:
-                done = str(note["id"])
-            else:
-                self._undo(note["old"], note["new"])
-        self.finish()
-        return done
-
-    def finish(self) -> None:
-        """Forget the exchange and remove what it replaced."""
-        self.journal.unlink(missing_ok=True)
-        shutil.rmtree(self.staging, ignore_errors=True)
-
-    def _undo(self, old: Collection[str], new: Collection[str]) -> None:
-        for name in new:
-            if not (self.new / name).exists() and (name not in old or (self.old / name).exists()):
-                (self.root / name).rename(self.new / name)
-        for name in old:
-            if (self.old / name).exists():
-                (self.old / name).rename(self.root / name)
-        os.sync()

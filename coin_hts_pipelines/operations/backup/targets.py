@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Protocol
 
 from coin_hts_pipelines.errors import InvalidRequest, TransientError
+from coin_hts_pipelines.operations.backup.manifest import DAMAGED
 from coin_hts_pipelines.settings import Settings
 from coin_hts_pipelines.storage import ObjectStore
 from coin_hts_pipelines.storage.object_store import commit, compare_sha256, copy_hashed, os_errors
 
 _S3_PREFIX = "backups"
 _WORK = ".backup"
+
+
+class Busy(TransientError):
+    """Another backup, restore or prune is at work on the target."""
 
 
 class Target(Protocol):
@@ -50,6 +55,9 @@ class Target(Protocol):
     def delete(self, key: str) -> None:
         """Remove; what is not there is fine."""
 
+    def set_aside(self, key: str) -> None:
+        """Take a damaged object out of the way; its bytes stay under `damaged/`, or as an old version in a bucket."""
+
 
 class DirectoryTarget:
     """Backups as plain files below a folder, so that a restore needs nothing but the bytes."""
@@ -61,6 +69,9 @@ class DirectoryTarget:
 
     def exclusive(self, *, reading: bool = False) -> AbstractContextManager[None]:
         """See `Target.exclusive`."""
+        with os_errors(f"write to {self.root}"):
+            # Of the user alone: the dump holds whatever the database does.
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _exclusive(self.scratch, self.url, reading)
 
     def keys(self) -> dict[str, int]:
@@ -109,6 +120,13 @@ class DirectoryTarget:
         with os_errors(f"delete {self.root / key}"):
             (self.root / key).unlink(missing_ok=True)
 
+    def set_aside(self, key: str) -> None:
+        """See `Target.set_aside`."""
+        place = self.root / DAMAGED / Path(key).name
+        with os_errors(f"move {self.root / key} to {place}"):
+            place.parent.mkdir(exist_ok=True)
+            (self.root / key).replace(place)
+
 
 class S3Target:
     """Backups in an object store; `scratch` is a folder of this machine with room for the dump."""
@@ -148,6 +166,10 @@ class S3Target:
 
     def delete(self, key: str) -> None:
         """See `Target.delete`."""
+        self.objects.delete(key)
+
+    def set_aside(self, key: str) -> None:
+        """See `Target.set_aside`."""
         self.objects.delete(key)
 
 
@@ -190,7 +212,7 @@ def _exclusive(scratch: Path, url: str, reading: bool) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TransientError(f"another backup, restore or prune is at work on {url}; wait until it ends") from None
+            raise Busy(f"another backup, restore or prune is at work on {url}; wait until it ends") from None
         with os_errors(f"write to {scratch}"):
             shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
             scratch.mkdir(mode=0o700)

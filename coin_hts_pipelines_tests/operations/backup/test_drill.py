@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,8 +14,16 @@ import sqlalchemy as sa
 
 from coin_hts_pipelines.backtest import BacktestRequest, run_backtest
 from coin_hts_pipelines.catalog import Database, ResultIndex
-from coin_hts_pipelines.errors import Cancelled, CoinHtsError, IntegrityError, InvalidRequest, TransientError
+from coin_hts_pipelines.errors import (
+    Cancelled,
+    CoinHtsError,
+    IntegrityError,
+    InvalidRequest,
+    PermanentError,
+    TransientError,
+)
 from coin_hts_pipelines.lake import CandleStore
+from coin_hts_pipelines.lake.atomic import locked
 from coin_hts_pipelines.operations.backup import drill, drill_backup, last_drill, list_all, list_backups, prune_backups
 from coin_hts_pipelines.operations.backup.drill import SCRATCH
 from coin_hts_pipelines.operations.backup.prune import Keep
@@ -148,6 +157,80 @@ def test_what_it_finds(house: House, spoil: Callable[[House], None], before: boo
     assert said in (report.problem or "")
     assert house.files() == files
     nothing_is_left(house)
+
+
+def _lose(house: House, symbol: str) -> None:
+    """Remove the directories of the results of a symbol; their rows stay."""
+    for folder in house.root.glob(f"results/1D/{PRESET}/{symbol}/*/"):
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("symbols", [SYMBOLS, SYMBOLS[1:]], ids=["all", "the newest of one"])
+def test_results_that_are_not_in_the_backup(house: House, symbols: tuple[str, ...]) -> None:
+    publish_computed(house, SYMBOLS[0])
+    for symbol in symbols:
+        _lose(house, symbol)
+    house.back_up()
+    with pytest.raises(IntegrityError, match="is not there after the restore"):
+        drill_backup(house.settings, house.target)
+    nothing_is_left(house)
+
+
+def test_older_results_may_have_been_pruned(house: House) -> None:
+    oldest = house.publish(SYMBOLS[0], 3)
+    publish_computed(house, SYMBOLS[0])
+    shutil.rmtree(oldest)
+    house.back_up()
+    assert drill_backup(house.settings, house.target).passed
+
+
+def test_the_newest_is_tried_and_not_an_older_good_one(house: House) -> None:
+    publish_computed(house, SYMBOLS[0])
+    house.back_up()
+    house.merge(SYMBOLS[1], seed=9)
+    newest = house.back_up()
+    (house.target.root / newest.dump.key).unlink()
+    with pytest.raises(IntegrityError, match=f"backup {newest.id} cannot be used"):
+        drill_backup(house.settings, house.target)
+    report = last_drill(house.target)
+    assert report is not None
+    assert not report.passed
+
+
+def test_results_without_candles_are_a_failed_drill_and_no_bad_request(house: House) -> None:
+    publish_computed(house, SYMBOLS[0])
+    for symbol in SYMBOLS:
+        shutil.rmtree(house.root / symbol)
+    house.back_up()
+    with pytest.raises(PermanentError) as failed:
+        drill_backup(house.settings, house.target)
+    assert not isinstance(failed.value, InvalidRequest)
+    report = last_drill(house.target)
+    assert report is not None
+    assert not report.passed
+
+
+def test_a_bug_is_a_failed_drill(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.back_up()
+    monkeypatch.setattr(drill, "_compare_rows", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        drill_backup(house.settings, house.target)
+    report = last_drill(house.target)
+    assert report is not None
+    assert "ZeroDivisionError" in str(report.problem)
+    nothing_is_left(house)
+
+
+def test_what_a_killed_one_left_goes_with_the_next_backup(house: House) -> None:
+    house.back_up()
+    run_and_die(house, "drill", "restore:_fetch")
+    assert servers_in(house.root / SCRATCH)
+    house.back_up()
+    nothing_is_left(house)
+    with locked(house.root / SCRATCH):  # one that is at work is left alone
+        (house.root / SCRATCH).mkdir()
+        house.back_up()
+        assert (house.root / SCRATCH).exists()
 
 
 def test_a_row_that_is_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,12 +89,12 @@ BEFORE = [
     ("load:_say", 1, True),
 ]
 WITHIN = [
-    ("restore:_Exchange.make", 1, False),
+    ("exchange:Exchange.make", 1, False),
     ("pathlib:Path.rename", 1, False),
     *[("pathlib:Path.rename", call, True) for call in range(1, 7)],
     ("load:_say", 2, False),
 ]
-BEHIND = [("load:_say", 2, True), ("restore:_Exchange.finish", 2, False), ("restore:shutil.rmtree", 4, False)]
+BEHIND = [("load:_say", 2, True), ("exchange:Exchange.finish", 2, False), ("exchange:shutil.rmtree", 4, False)]
 
 
 @pytest.mark.parametrize(("step", "call", "after"), [*BEFORE, *WITHIN, *BEHIND])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coin_hts_pipelines import IntegrityError, TransientError, clock
+from coin_hts_pipelines.errors import InvalidRequest
 from coin_hts_pipelines.market import KST
 from coin_hts_pipelines.operations.backup import (
     Keep,
+    create_backup,
+    find_backup,
     list_all,
     list_backups,
     prune_backups,
@@ -123,3 +127,30 @@ def test_never_beside_a_backup(house: House) -> None:
     house.back_up()
     with house.target.exclusive(), pytest.raises(TransientError, match="another backup"):
         prune_backups(house.target, Keep(1, 0, 0))
+
+
+def test_what_is_not_ours_stays(house: House) -> None:
+    house.back_up()
+    names = ["x.partial", "sub/20250101T000000.000000Z-00000000.partial", "objects/mine.txt", "objects/aa/notes",
+             f"objects/aa/{'b' * 64}", f"other/objects/aa/{'a' * 64}", "damaged/mine"]  # fmt: skip
+    for name in names:
+        (house.target.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (house.target.root / name).write_text("x")
+    prune_backups(house.target, Keep(1, 0, 0))
+    assert set(names) <= set(house.target.keys())
+
+
+def test_two_projects_in_one_folder_each_keep_their_own(house: House, tmp_path: Path) -> None:
+    other = House(tmp_path / "other", house.database)
+    other.merge(SYMBOLS[0], seed=9)
+    ids: dict[str, list[str]] = {"own": [], "others": []}
+    for number in range(2):
+        with clock.simulated(lambda number=number: DAY + timedelta(hours=number)):
+            ids["own"].append(house.back_up().id)
+            ids["others"].append(create_backup(other.settings, other.database, house.target).id)
+    prune_backups(house.target, Keep(1, 0, 0))
+    assert {one.id for one in list_backups(house.target)} == {ids["own"][1], ids["others"][1]}
+    assert find_backup(house.target, "latest", data_root=house.root).id == ids["own"][1]
+    assert find_backup(house.target, "latest", data_root=other.root).id == ids["others"][1]
+    with pytest.raises(InvalidRequest, match="several projects"):
+        find_backup(house.target, "latest", data_root=tmp_path / "new")

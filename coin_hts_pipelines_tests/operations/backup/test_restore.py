@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -13,10 +16,15 @@ import sqlalchemy as sa
 from coin_hts_pipelines import IntegrityError, TransientError
 from coin_hts_pipelines.catalog import ResultIndex
 from coin_hts_pipelines.catalog.presets import PresetCatalog, builtin_presets
+from coin_hts_pipelines.control.presets import prepare_presets
 from coin_hts_pipelines.errors import Cancelled, InvalidRequest, PermanentError
-from coin_hts_pipelines.operations.backup import Manifest, load, restore, restore_backup, verify_backup
+from coin_hts_pipelines.operations.backup import Manifest, find_backup, load, restore, restore_backup, verify_backup
 from coin_hts_pipelines.results import ResultStore
-from coin_hts_pipelines_tests.operations.backup.helpers import PRESET, SYMBOLS, House, holds
+from coin_hts_pipelines_tests.conftest import CHECKOUT
+from coin_hts_pipelines_tests.defs.helpers import forget_settings, home
+from coin_hts_pipelines_tests.operations.backup.helpers import PRESET, SYMBOLS, House, files_below, holds, rows_of
+
+__all__ = ["home"]
 
 
 def bring(house: House, made: Manifest, into: House, **options) -> None:
@@ -58,6 +66,30 @@ def test_a_database_that_was_only_set_up_is_empty(house: House, empty: House) ->
     empty.database.dispose()
     bring(house, made, empty)
     assert empty.files() == holds(made)
+
+
+def test_what_a_real_set_up_writes_is_not_work(
+    house: House, home: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = house.back_up()
+    shutil.copy(CHECKOUT / "dagster.yaml", home)
+    monkeypatch.setenv("COIN_HTS_DATABASE_URL", new_database())
+    forget_settings()
+    database = prepare_presets()
+    assert {"dagster.dynamic_partitions", "dagster.alembic_version"} <= {
+        name for name, digest in rows_of(database).items() if not digest.startswith("0")
+    }
+    assert load.look_at(database).rows == ""
+    with database.session() as session:
+        session.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    database.dispose()
+    restore_backup(house.target, made, home / "data", database.url.render_as_string(hide_password=False))
+    assert files_below(home / "data") == holds(made)
 
 
 @pytest.mark.parametrize("full", ["files", "rows", "own preset"])
@@ -115,6 +147,33 @@ def test_places_that_stay(house: House) -> None:
     assert (house.root / "mine" / "logs" / "l").exists()
 
 
+def test_what_stays_inside_what_comes_is_refused_before_anything_is_fetched(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (house.root / "reports").mkdir()
+    (house.root / "reports" / "r").write_text("r")
+    made = house.back_up()
+    (house.root / "reports" / "logs").mkdir()
+    files = house.files()
+    house.database.dispose()
+    monkeypatch.setattr(restore, "_fetch", None)
+    with pytest.raises(InvalidRequest, match=r"reports is in backup .* cannot be replaced"):
+        restore_backup(house.target, made, house.root, house.url, force=True, without=[house.root / "reports" / "logs"])
+    assert house.files() == files
+
+
+def test_no_room_is_said_before_anything_is_fetched(
+    house: House, empty: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = house.back_up()
+    monkeypatch.setattr(restore, "_fetch", None)
+    monkeypatch.setattr(restore.shutil, "disk_usage", lambda place: SimpleNamespace(free=made.size))
+    with pytest.raises(TransientError, match=r"needs \d+ MB on the disk of .*; free \d+ MB more"):
+        bring(house, made, empty)
+    assert empty.rows() == {}
+    assert not (empty.root / ".restore").exists()
+
+
 def test_while_somebody_is_connected_it_is_refused(house: House, empty: House, monkeypatch: pytest.MonkeyPatch) -> None:
     made = house.back_up()
     monkeypatch.setattr(restore, "_ALONE_SECONDS", 0)
@@ -135,6 +194,10 @@ def test_a_damaged_byte_is_found_by_verify_and_refused(house: House, what: str) 
     assert problem.startswith("the dump: " if what == "dump" else f"{entry.path}: ")
     assert "damaged" in problem
     house.database.dispose()
+    with pytest.raises(IntegrityError, match="damaged"):
+        find_backup(house.target, made.id)
+    # It was set aside; with its bytes back in place the restore itself finds the damage.
+    (house.target.root / "damaged" / Path(key).name).rename(house.target.root / key)
     with pytest.raises(IntegrityError, match="damaged"):
         bring(house, made, house, force=True)
     assert (house.files(), house.rows()) == (files, rows)

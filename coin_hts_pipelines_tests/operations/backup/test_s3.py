@@ -90,6 +90,7 @@ def test_there_and_back(house: House, empty: House, settings: Settings, client: 
     assert second.new_bytes < first.new_bytes
     assert list_backups(target) == [second, first]
     assert verify_backup(target, second) == []
+    empty.database.dispose()
     restore_backup(target, second, empty.root, empty.url)
     assert empty.files() == holds(second)
     prune_backups(target, Keep(1, 0, 0))
@@ -110,12 +111,19 @@ def test_a_damaged_byte(house: House, empty: House, settings: Settings, client: 
     body = bytearray(found["Body"].read())
     body[0] ^= 1
     client.put_object(Bucket=BUCKET, Key=key, Body=bytes(body), Metadata=found["Metadata"])
-    (problem,) = verify_backup(target, made)
-    assert entry.path in problem
     with pytest.raises(IntegrityError, match="damaged"):
         restore_backup(target, made, empty.root, empty.url)
     assert empty.files() == {}
     assert empty.rows() == {}
+    assert list_backups(target) == [], "it was set aside"
+    client.put_object(Bucket=BUCKET, Key=key, Body=bytes(body), Metadata=found["Metadata"])
+    (problem,) = verify_backup(target, made)
+    assert entry.path in problem
+    second = create_backup(settings, house.database, target)
+    assert verify_backup(target, second) == []
+    empty.database.dispose()
+    restore_backup(target, second, empty.root, empty.url)
+    assert empty.files() == holds(second)
 
 
 def test_bytes_of_another_object(house: House, empty: House, settings: Settings, client: Any, target: Target) -> None:
