@@ -47,8 +47,8 @@ def create(as_json: bool) -> None:
     from coin_hts_pipelines.operations.backup import create_backup, open_target  # noqa: PLC0415
 
     settings = get_settings()
-    target = open_target(settings)
     with alerting(*ALERTS[BACKUP_JOB]), share_bar("backup") as progress:
+        target = open_target(settings)
         made = create_backup(settings, open_database(), target, progress=progress)
     if as_json:
         print_json(_row(made))
@@ -116,7 +116,8 @@ def verify(backup_id: str | None, as_json: bool) -> int:
         verify_backup,
     )
 
-    target = open_target(get_settings())
+    settings = get_settings()
+    target = open_target(settings)
     problems: dict[str, list[str]] = {}
     chosen: list[Manifest] = []
     if backup_id is None:
@@ -126,7 +127,7 @@ def verify(backup_id: str | None, as_json: bool) -> int:
             elif one.problem is not None and not one.unfinished:
                 problems[one.id] = [one.problem]
     else:
-        chosen = [find_backup(target, backup_id, damaged=True)]
+        chosen = [find_backup(target, backup_id, damaged=True, data_root=settings.root)]
     for manifest in chosen:
         with share_bar("verify") as progress:
             problems[manifest.id] = verify_backup(target, manifest, progress=progress)
@@ -154,7 +155,7 @@ def restore(backup_id: str, to: Path | None, force: bool) -> None:
     Every byte is verified before anything is replaced. Stop `coin-hts up` first. What was interrupted can be run again.
     """
     from coin_hts_pipelines.cli.output import share_bar  # noqa: PLC0415
-    from coin_hts_pipelines.control.backup import alerting  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import RESTORE_ALERT, alerting  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import database_url  # noqa: PLC0415
     from coin_hts_pipelines.operations.backup import (  # noqa: PLC0415
         find_backup,
@@ -164,16 +165,17 @@ def restore(backup_id: str, to: Path | None, force: bool) -> None:
     )
 
     settings = get_settings()
-    target = open_target(settings)
-    manifest = find_backup(target, backup_id)
-    if to is not None:
-        _restore_elsewhere(target, manifest, to.absolute(), force)
-        return
-    url = database_url(settings)
-    with alerting("backup_failed", "backup restore", "a restore failed"), share_bar("restore") as progress:
-        restore_backup(target, manifest, settings.root, url, force=force, without=left_out(settings), progress=progress)
-    ended = _end_unfinished_runs()
-    note = f"; {ended} runs that were unfinished in it are marked as failed" if ended else ""
+    with alerting(*RESTORE_ALERT):
+        target = open_target(settings)
+        manifest = find_backup(target, backup_id, data_root=settings.root)
+        if to is not None:
+            _restore_elsewhere(target, manifest, to.absolute(), force)
+            return
+        url, kept = database_url(settings), left_out(settings)
+        with share_bar("restore") as progress:
+            restore_backup(target, manifest, settings.root, url, force=force, without=kept, progress=progress)
+        ended = _end_unfinished_runs()
+    note = f"; {ended} runs that were unfinished in it are ended" if ended else ""
     click.echo(f"{manifest.id} of {manifest.created:%Y-%m-%d %H:%M} UTC is back in {settings.root}{note}")
 
 
@@ -203,9 +205,11 @@ def _end_unfinished_runs() -> int:
     """Fail the runs that were at work when the backup was made, and return how many.
 
     Their processes may be those of a machine that is gone, and whether a process of another host lives nobody knows.
+    Dagster tries failed ones again, but no backup or drill: of a day that has come back it would replace today's.
     """
     import dagster as dg  # noqa: PLC0415
 
+    from coin_hts_pipelines.control.backup import BACKUP_JOB, DRILL_JOB  # noqa: PLC0415
     from coin_hts_pipelines.control.instance import open_instance, prepare  # noqa: PLC0415
 
     states = [
@@ -216,11 +220,19 @@ def _end_unfinished_runs() -> int:
     ]
     prepare()
     with open_instance() as instance:
+        of_backups = [
+            run
+            for job in (BACKUP_JOB, DRILL_JOB)
+            for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=[*states, dg.DagsterRunStatus.QUEUED]))
+        ]
+        for run in of_backups:
+            instance.report_run_canceled(run, "the run was unfinished in the backup that was restored")
         unfinished = instance.get_runs(dg.RunsFilter(statuses=states))
         for run in unfinished:
             instance.report_run_failed(run, "the run was unfinished in the backup that was restored")
+        for run in [*of_backups, *unfinished]:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return len(unfinished)
+    return len(of_backups) + len(unfinished)
 
 
 @click.command("drill")
@@ -257,11 +269,11 @@ def prune(dry_run: bool, as_json: bool) -> None:
     The settings COIN_HTS_BACKUP_KEEP_DAILY, _WEEKLY and _MONTHLY say what is kept; the newest always is.
     """
     from coin_hts_pipelines.cli.output import print_json  # noqa: PLC0415
-    from coin_hts_pipelines.control.backup import alerting  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import PRUNE_ALERT, alerting  # noqa: PLC0415
     from coin_hts_pipelines.operations.backup import Keep, open_target, prune_backups  # noqa: PLC0415
 
     settings: Settings = get_settings()
-    with alerting("backup_failed", "backup prune", "old backups cannot be removed"):
+    with alerting(*PRUNE_ALERT):
         done = prune_backups(open_target(settings), Keep.of(settings), dry_run=dry_run)
     if as_json:
         print_json({"backups": done.backups, "objects": done.objects, "bytes": done.bytes, "dry_run": dry_run})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from coin_hts_pipelines.catalog import Database, dagster_url
 from coin_hts_pipelines.errors import PermanentError, TransientError
 from coin_hts_pipelines.lake.atomic import write_atomically
+from coin_hts_pipelines.operations.backup import interrupted_restore
 from coin_hts_pipelines.operations.embedded_postgres import start_server
 from coin_hts_pipelines.settings import Settings, get_settings, publish
 
@@ -85,9 +86,11 @@ def prepare() -> Database:
     TransientError
         If Postgres cannot be started or reached.
     PermanentError
-        If the folder cannot be written.
+        If the folder cannot be written, or a restore was interrupted.
     """
     settings = get_settings()
+    if problem := interrupted_restore(settings.root):
+        raise PermanentError(problem)
     database = open_database()
     database.upgrade()
     variables = instance_variables(settings, database.url.render_as_string(hide_password=False))

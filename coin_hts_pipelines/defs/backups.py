@@ -6,10 +6,11 @@ of conditions.
 
 import dagster as dg
 
-from coin_hts_pipelines.control.backup import BACKUP_JOB, DRILL_JOB
+from coin_hts_pipelines.control.backup import BACKUP_JOB, DRILL_JOB, PRUNE_ALERT, alerting, note_killed
 from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.control.run_owners import own
 from coin_hts_pipelines.defs.partitioned_work import interrupts_end_the_run, never_retried
+from coin_hts_pipelines.errors import Cancelled, CoinHtsError
 from coin_hts_pipelines.operations.backup import (
     Keep,
     create_backup,
@@ -25,15 +26,15 @@ _RETRY = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
 _DRILL = "30 4 * * 0"
 
 
-@dg.op(out=dg.Out(dg.Nothing), retry_policy=_RETRY, description="Back up, then remove backups that are not to be kept.")
+@dg.op(out=dg.Out(dg.Nothing), retry_policy=_RETRY, description="Back up.")
 def make_backup(context: dg.OpExecutionContext) -> None:
     """Make a backup."""
     own(context.instance, context.run)
     settings = get_settings()
+    note_killed()
     with interrupts_end_the_run(context), never_retried():
         target = open_target(settings)
         made = create_backup(settings, open_database(), target)
-        pruned = prune_backups(target, Keep.of(settings))
     context.add_output_metadata(
         {
             "backup": made.id,
@@ -43,10 +44,24 @@ def make_backup(context: dg.OpExecutionContext) -> None:
             "new_bytes": made.new_bytes,
             "rows": sum(made.tables.values()),
             "seconds": (made.finished - made.created).total_seconds(),
-            "pruned": list(pruned.backups),
-            "pruned_bytes": pruned.bytes,
         }
     )
+
+
+@dg.op(ins={"made": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing), description="Remove backups that are not to be kept.")
+def remove_old_backups(context: dg.OpExecutionContext) -> None:
+    """Prune; the backup is made, so a failure is an alert of its own and no failed run. The next night tries again."""
+    settings = get_settings()
+    try:
+        with interrupts_end_the_run(context), alerting(*PRUNE_ALERT):
+            pruned = prune_backups(open_target(settings), Keep.of(settings))
+    except Cancelled:
+        raise
+    except CoinHtsError as error:
+        context.log.error(f"old backups cannot be removed: {error}")
+        context.add_output_metadata({"problem": str(error)})
+        return
+    context.add_output_metadata({"pruned": list(pruned.backups), "pruned_bytes": pruned.bytes})
 
 
 @dg.op(
@@ -65,7 +80,7 @@ def restore_for_practice(context: dg.OpExecutionContext) -> None:
 @dg.job(name=BACKUP_JOB, description="Back up candles, results and the database, and prune old backups.")
 def backup_job() -> None:
     """Back up."""
-    make_backup()
+    remove_old_backups(make_backup())
 
 
 @dg.job(name=DRILL_JOB, description="Restore the newest backup beside everything, compare, compute one result again.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any, cast
 
@@ -81,17 +81,19 @@ def note_findings(database: Database, findings: Sequence[Finding]) -> list[str]:
     return ended
 
 
-def raise_alert(database: Database, alert: Alert, *, key: str) -> None:
+def raise_alert(database: Database | Callable[[], Database], alert: Alert, *, key: str) -> None:
     """Raise an alert; never raises itself: without Postgres it is sent at once.
 
     Parameters
     ----------
+    database
+        Or what opens it, which may start a server that does not start.
     key
         What makes two alerts the same finding. As long as it lasts the finding is counted, and said again only after
         COIN_HTS_ALERT_REPEAT_HOURS.
     """
     try:
-        with database.session() as session:
+        with (database() if callable(database) else database).session() as session:
             enter_alert(session, alert, key)
     except Exception as error:
         _log.warning("the alert %s is sent at once, for it cannot be stored: %s", as_line(alert.title), why(error))

@@ -18,6 +18,7 @@ from coin_hts_pipelines import cli
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.control.instance import open_database, open_instance, prepare
 from coin_hts_pipelines.control.run_owners import OWNER_TAG
+from coin_hts_pipelines.defs import backups
 from coin_hts_pipelines_tests.catalog.conftest import new_database
 from coin_hts_pipelines_tests.conftest import CHECKOUT
 from coin_hts_pipelines_tests.defs.helpers import forget_settings
@@ -148,6 +149,20 @@ def test_restore_ends_runs_of_a_machine_that_is_gone(house: House, say: Say) -> 
         dg.DagsterRunStatus.STARTED: dg.DagsterRunStatus.FAILURE,
         dg.DagsterRunStatus.SUCCESS: dg.DagsterRunStatus.SUCCESS,
     }
+
+
+def test_a_backup_that_was_under_way_is_not_tried_again(house: House, say: Say) -> None:
+    """Its backup of a day that came back, and the prune behind it, would replace today's."""
+    states = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED)
+    with open_instance() as instance:
+        for job in (backups.backup_job, backups.drill_job):
+            for status in states:
+                instance.create_run_for_job(job, status=status)
+    say("create")
+    house.merge("KRW-NEW")
+    assert "4 runs that were unfinished" in say("restore latest --force")
+    with open_instance() as instance:
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.CANCELED}
 
 
 def test_restore_to_another_home(house: House, say: Say, tmp_path_factory: pytest.TempPathFactory) -> None:

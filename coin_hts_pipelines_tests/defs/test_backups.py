@@ -57,8 +57,8 @@ def run(world: World, job: str) -> dg.ExecuteInProcessResult:
 
 
 def told(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    (output,) = (event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_OUTPUT)
-    return {name: one.value for name, one in output.step_output_data.metadata.items()}
+    outputs = (event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_OUTPUT)
+    return {name: one.value for event in outputs for name, one in event.step_output_data.metadata.items()}
 
 
 def test_a_night_and_a_sunday(world: World) -> None:
@@ -103,6 +103,25 @@ def test_what_fails_is_an_alert_of_its_own_kind_until_it_goes_well(world: World)
     assert run(world, BACKUP_JOB).success
     assert run(world, DRILL_JOB).success
     assert world.tick() == "backup is good again; backup drill is good again"
+
+
+def test_a_prune_that_fails_is_an_alert_of_its_own_and_makes_no_more_backups(world: World) -> None:
+    assert run(world, BACKUP_JOB).success
+    target = open_target(get_settings())
+    (first,) = list_backups(target)
+    manifest = get_settings().backups / f"{first.id}.json"
+    content = manifest.read_bytes()
+    manifest.write_text("{}")
+    result = run(world, BACKUP_JOB)
+    assert result.success, "the backup was made"
+    assert len(list_backups(target)) == 1
+    assert "nothing is pruned" in told(result)["problem"]
+    assert [event for event in result.all_events if event.is_step_up_for_retry] == []
+    world.tick()
+    assert [one.alert.title for one in world.alerts] == ["old backups cannot be removed"]
+    manifest.write_bytes(content)
+    assert run(world, BACKUP_JOB).success
+    assert not any(one.lasts for one in world.alerts)
 
 
 def test_an_error_that_no_retry_mends_is_not_retried(world: World) -> None:
