@@ -34,7 +34,7 @@ from coin_hts_pipelines_tests.integration.documents import DOCUMENTS, Block, Com
 from coin_hts_pipelines_tests.mail_server import Webhook, webhook_server
 from coin_hts_pipelines_tests.test_architecture import RING_1, RING_2
 
-NEW_MACHINE = "restore latest --force"
+NEW_MACHINE = "backup restore latest"
 BUCKET = "documents"
 
 

@@ -90,7 +90,7 @@ def test_a_new_machine(machines: tuple[Project, Project, Path]) -> None:
 
     assert new.coin_hts("setup").returncode == 0  # what `make install` ends with
     (new.home / ".env").open("a").write(f"\nCOIN_HTS_BACKUP_DIR={disk}\n")
-    answer(new, "backup", "restore", "latest", "--force")
+    answer(new, "backup", "restore", "latest")
     port = free_port()
     up = new.start("coin-hts", "up", "--port", str(port))
     try:
