@@ -17,6 +17,7 @@ from coin_hts_pipelines.settings import get_settings
 def command(host: str | None, port: int | None) -> None:
     """Serve the Dagster UI and its daemon on the instance until Ctrl-C."""
     from coin_hts_pipelines.cli.metrics import is_loopback  # noqa: PLC0415
+    from coin_hts_pipelines.control.backup import note_killed  # noqa: PLC0415
     from coin_hts_pipelines.control.presets import prepare_presets  # noqa: PLC0415
 
     settings = get_settings()
@@ -28,6 +29,7 @@ def command(host: str | None, port: int | None) -> None:
             "read every result, without a login or TLS; a proxy with both must stand before it (docs/deployment.md)",
             err=True,
         )
+    note_killed()
     prepare_presets()
     click.echo(f"Dagster on http://{address}:{number} (Ctrl-C ends it)", err=True)
     # A shell starts background jobs with SIGINT ignored, and `dagster dev` would then end neither by it nor cleanly.
