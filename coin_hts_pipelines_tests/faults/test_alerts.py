@@ -63,6 +63,10 @@ class House:
             {kind for kind in KINDS if any(f"runbooks/{kind}.md" in text for text in texts)} for texts in (posts, mails)
         )
 
+    def titles(self) -> tuple[list[str], list[str]]:
+        """Titles of what came to the webhook and by mail."""
+        return [text.splitlines()[0] for text in self.hook.texts], [str(mail["Subject"]) for mail in self.box.mails]
+
     def until(self, *kinds: str) -> None:
         wanted = set(kinds)
         try:
@@ -153,6 +157,8 @@ def test_all_kinds_arrive(house: House) -> None:
     watch.terminate()
     assert set(KINDS) - house.arrived()[0] <= {"many_alerts"}
     assert house.arrived()[0] == house.arrived()[1]
+    for titles in house.titles():
+        assert len(titles) == len(set(titles)), f"something was said twice: {titles}"
     assert house.box.over_tls == [True] * len(house.box.mails)
     assert all(PASSWORD not in str(request) for request in house.hook.requests)
 
