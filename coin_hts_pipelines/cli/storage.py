@@ -79,7 +79,8 @@ def bootstrap(dry_run: bool) -> int:
 
     Exports of tasks expire after 30 days, versions no longer current after 30, broken uploads after 1; exports of
     presets and backups never. The policy is what exports and backups need; this command needs the right to change the
-    bucket. Rules of others stay, but without COIN_HTS_S3_PREFIX the whole bucket counts as ours.
+    bucket. Rules of others stay, also those of a project with another COIN_HTS_S3_PREFIX; without one our rules are for
+    the whole bucket.
     """
     from coin_hts_pipelines.operations.bucket import bootstrap as set_up  # noqa: PLC0415
     from coin_hts_pipelines.operations.bucket import least_policy  # noqa: PLC0415

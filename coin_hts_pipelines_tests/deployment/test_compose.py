@@ -430,6 +430,9 @@ def test_the_services_come_up_work_together_and_end(stack: Stack) -> None:
         assert time.monotonic() < stack.started + SECONDS, said
         time.sleep(0.2)
     assert stack.stop() == {"code": 0, "webserver": 0, "daemon": 0, "watch": -signal.SIGTERM}
+    code, text = stack.run("code", ["coin-hts", "backup", "restore", "latest", "--force"])
+    assert code == 0, text
+    stack.run_once("migrate")
     if ORDINARY or os.geteuid() != 0:
         for name in OURS:
             assert [path.name for path in stack.app(name).iterdir()] == ["dagster.yaml"]
