@@ -36,6 +36,8 @@ def command(host: str | None, port: int | None) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_DFL)
     sys.stdout.flush()
+    # Links in alerts are to where it is.
+    os.environ.update(COIN_HTS_HOST=address, COIN_HTS_PORT=str(number))
     os.chdir(home)
     # -W: `dagster dev` recommends `dg dev` at every start.
     argv = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", "workspace.yaml"]
