@@ -12,6 +12,7 @@ from coin_hts_pipelines.control.run_owners import own
 from coin_hts_pipelines.defs.partitioned_work import interrupts_end_the_run, never_retried
 from coin_hts_pipelines.errors import Cancelled, CoinHtsError
 from coin_hts_pipelines.operations.backup import (
+    Busy,
     Keep,
     create_backup,
     drill_backup,
@@ -32,9 +33,17 @@ def make_backup(context: dg.OpExecutionContext) -> None:
     own(context.instance, context.run)
     settings = get_settings()
     note_killed()
-    with interrupts_end_the_run(context), never_retried():
-        target = open_target(settings)
-        made = create_backup(settings, open_database(), target)
+    try:
+        with interrupts_end_the_run(context), never_retried():
+            target = open_target(settings)
+            made = create_backup(settings, open_database(), target)
+    except Busy as error:
+        policy = context.op_def.retry_policy
+        if policy is not None and context.retry_number < policy.max_retries:
+            raise
+        # Nothing failed: whoever is in the way backs up, or a person restores. That no backup comes of it, age says.
+        context.instance.report_run_canceling(context.run, str(error))
+        raise dg.Failure(str(error), allow_retries=False) from error
     context.add_output_metadata(
         {
             "backup": made.id,

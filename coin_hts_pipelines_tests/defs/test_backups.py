@@ -147,6 +147,10 @@ def test_one_that_is_in_the_way_is_tried_again(world: World) -> None:
         result = run(world, BACKUP_JOB)
     assert [event for event in result.all_events if event.is_step_up_for_retry]
     assert not result.success
+    stored = world.instance.get_run_by_id(result.run_id)
+    assert stored is not None
+    assert stored.status is dg.DagsterRunStatus.CANCELED
+    assert world.tick() == "nothing failed"
 
 
 @pytest.mark.parametrize(
