@@ -34,7 +34,7 @@ from coin_hts_pipelines_tests.integration.documents import DOCUMENTS, Block, Com
 from coin_hts_pipelines_tests.mail_server import Webhook, webhook_server
 from coin_hts_pipelines_tests.test_architecture import RING_1, RING_2
 
-NEW_MACHINE = "backup restore latest"
+NEW_MACHINE = "coin-hts backup restore latest"
 BUCKET = "documents"
 
 
@@ -103,7 +103,7 @@ def runner(home: DocumentHome, bucket: dict[str, str]) -> Runner:
 
 
 def is_of_a_new_machine(block: Block) -> bool:
-    return any(NEW_MACHINE in command.text for command in block.commands)
+    return any(command.text.startswith(NEW_MACHINE) for command in block.commands)
 
 
 @pytest.mark.parametrize(
