@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from coin_hts_pipelines.settings import get_settings
+from coin_hts_pipelines.settings import get_settings, publish
 
 
 @click.command("up")
@@ -37,7 +37,7 @@ def command(host: str | None, port: int | None) -> None:
         signal.signal(name, signal.SIG_DFL)
     sys.stdout.flush()
     # Links in alerts are to where it is.
-    os.environ.update(COIN_HTS_HOST=address, COIN_HTS_PORT=str(number))
+    publish(COIN_HTS_HOST=address, COIN_HTS_PORT=str(number))
     os.chdir(home)
     # -W: `dagster dev` recommends `dg dev` at every start.
     argv = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", "workspace.yaml"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from coin_hts_pipelines.operations.alerts import Alert, AlertSink
 from coin_hts_pipelines.tasks.dead_letters import DeadLetter, DeadLetters
+from coin_hts_pipelines.tasks.queue import letter_title
 
 # The whole error stands in the letter.
 _LONGEST_ERROR = 1000
@@ -39,14 +40,13 @@ def announce_dead_letters(letters: DeadLetters, sink: AlertSink, link: Callable[
         except Exception as error:  # whatever the sink is made of
             _log.warning("the alert of task %s could not be sent: %s: %s", letter.task_id, type(error).__name__, error)
             continue
-        letters.announced(letter.task_id)
+        letters.announced(letter)
         sent += 1
     return sent
 
 
 def _alert(letter: DeadLetter, link: str) -> Alert:
-    name = "" if letter.name is None else f" ({letter.name})"
     attempts = "1 attempt" if letter.attempts == 1 else f"{letter.attempts} attempts"
     error = letter.error if len(letter.error) <= _LONGEST_ERROR else f"{letter.error[:_LONGEST_ERROR]}..."
     text = f"{letter.error_kind} {letter.error_class} after {attempts}: {error}"
-    return Alert("dead_letter", f"task {letter.task_id}{name} failed", text, link, "error")
+    return Alert("dead_letter", letter_title(letter.task_id, letter.name), text, link, "error")

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from coin_hts_pipelines.catalog.models import DeadLetterRow
 from coin_hts_pipelines.errors import InvalidRequest
-from coin_hts_pipelines.tasks.queue import TaskQueue
+from coin_hts_pipelines.tasks.queue import TaskQueue, end_letter_alert
 from coin_hts_pipelines.tasks.task import ErrorKind, Task, TaskRequest
 
 
@@ -69,11 +69,13 @@ class DeadLetters:
         with self.queue.database.session() as session:
             return [_letter(row) for row in session.scalars(query.limit(limit))]
 
-    def announced(self, task_id: str) -> None:
-        """Note that the alert of a letter was sent; one that is gone meanwhile is no error."""
-        statement = sa.update(DeadLetterRow).where(DeadLetterRow.task_id == task_id)
+    def announced(self, letter: DeadLetter) -> None:
+        """Note that the alert of a letter was sent; that of one that is gone meanwhile is over."""
+        statement = sa.update(DeadLetterRow).where(DeadLetterRow.task_id == letter.task_id)
+        noted = statement.values(alerted_at=sa.func.clock_timestamp()).returning(DeadLetterRow.task_id)
         with self.queue.database.session() as session:
-            session.execute(statement.values(alerted_at=sa.func.clock_timestamp()))
+            if session.scalar(noted) is None:
+                end_letter_alert(session, letter.task_id, letter.name)
 
     def requeue(self, task_id: str) -> Task:
         """Submit its request again, as a new task with all attempts before it, and remove the letter.
@@ -111,14 +113,10 @@ class DeadLetters:
 
     def _take(self, session: Session, task_id: str) -> DeadLetter:
         """Remove a letter and end its alert; of two who try at once one gets it."""
-        from coin_hts_pipelines.operations.alert_outbox import end_alert  # noqa: PLC0415 - mail and Slack
-
         row = self._find(session, task_id)
         letter = _letter(row)
         taken = sa.delete(DeadLetterRow).where(DeadLetterRow.task_id == letter.task_id).returning(DeadLetterRow.task_id)
         if session.scalar(taken, execution_options={"synchronize_session": False}) is None:
             raise InvalidRequest(f"dead letter {letter.task_id} was taken by somebody else just now")
-        # The key of `OutboxAlerts`, of the title that `tasks.alerts` gives it.
-        name = "" if letter.name is None else f" ({letter.name})"
-        end_alert(session, f"dead_letter task {letter.task_id}{name} failed")
+        end_letter_alert(session, letter.task_id, letter.name)
         return letter

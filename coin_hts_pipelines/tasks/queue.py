@@ -47,6 +47,19 @@ _NO_SYNC = {"synchronize_session": False}
 _OF_ATTEMPT = ("claimed_at", "started_at", "heartbeat_at", "run_key", "run_id", "worker")
 
 
+def letter_title(task_id: str, name: str | None) -> str:
+    """Title of the alert of a dead letter."""
+    return f"task {task_id}{'' if name is None else f' ({name})'} failed"
+
+
+def end_letter_alert(session: Session, task_id: str, name: str | None) -> None:
+    """End the alert of a dead letter that a person dealt with."""
+    from coin_hts_pipelines.operations.alert_outbox import end_alert  # noqa: PLC0415 - mail and Slack
+
+    # The key of `OutboxAlerts`.
+    end_alert(session, f"dead_letter {letter_title(task_id, name)}")
+
+
 def _text(text: str) -> str:
     """Text Postgres takes: no NUL, no half of a surrogate pair; of what is too long the end."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[-_LONGEST_TEXT:]
@@ -258,6 +271,7 @@ class TaskQueue:
                     f"task {old.id} is {old.state}; only failed and cancelled tasks can be tried again"
                 )
             session.execute(sa.delete(DeadLetterRow).where(DeadLetterRow.task_id == old.id))
+            end_letter_alert(session, old.id, old.name)
             return self.add(session, TaskRequest.from_dict(old.request))
 
     # ---- dispatch and reconciler

@@ -124,8 +124,25 @@ def test_a_letter_that_was_dropped_meanwhile_is_no_error(letters: DeadLetters) -
     assert letters.list() == []
 
 
+def test_an_alert_of_a_letter_that_was_dropped_meanwhile_is_over(letters: DeadLetters) -> None:
+    task_id = die(letters)
+    outbox = OutboxAlerts(letters.queue.database)
+
+    class Dropping(Sink):
+        def send(self, alert: Alert) -> None:
+            letters.drop(task_id)
+            outbox.send(alert)
+
+    assert announce_dead_letters(letters, Dropping(), link) == 1
+    assert [one.alert.title for one in AlertOutbox(letters.queue.database, []).list() if one.lasts] == []
+
+
 @pytest.mark.parametrize("name", [None, "nightly"])
-@pytest.mark.parametrize("act", [DeadLetters.requeue, DeadLetters.drop])
+@pytest.mark.parametrize(
+    "act",
+    [DeadLetters.requeue, DeadLetters.drop, lambda letters, task_id: letters.queue.retry(task_id)],
+    ids=["requeue", "drop", "retry"],
+)
 def test_a_letter_that_is_dealt_with_ends_its_alert(
     letters: DeadLetters, act: Callable[[DeadLetters, str], object], name: str | None
 ) -> None:
