@@ -31,8 +31,9 @@ from coin_hts_pipelines.storage.object_store import check_key, os_errors
 
 _ALONE_SECONDS = 5
 _SHARE_FILES, _SHARE_LOADED = 0.8, 0.95
-# Of the bytes of a backup, and beside them: folders, and blocks that are not full.
-_MORE, _MORE_BYTES = 1.05, 16_000_000
+# Of the bytes of a backup, and beside them: folders, and blocks that are not full. A database takes several times the
+# room of its compressed dump, on this disk too unless it is a server of somebody's own.
+_MORE, _MORE_BYTES, _DATABASE = 1.05, 16_000_000, 5
 
 
 def restore_backup(
@@ -164,7 +165,8 @@ def _check_places(manifest: Manifest, root: Path, replaced: Collection[Path]) ->
 
 
 def _check_room(manifest: Manifest, root: Path) -> None:
-    needed, free = int(manifest.size * _MORE) + _MORE_BYTES, shutil.disk_usage(root).free
+    needed = int(manifest.size * _MORE) + _MORE_BYTES + _DATABASE * manifest.dump.size
+    free = shutil.disk_usage(root).free
     if needed > free:
         raise TransientError(
             f"backup {manifest.id} needs {needed / 1e6:,.0f} MB on the disk of {root}, of which {free / 1e6:,.0f} MB "
