@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
+from pathlib import Path
 from typing import cast
 
 from coin_hts_pipelines.control.instance import open_database
@@ -85,11 +86,17 @@ def _noted(*about: str) -> Iterator[None]:
             path.parent.mkdir(exist_ok=True)
             note = stack.enter_context(path.open("a+b"))
             fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stack.callback(path.unlink, missing_ok=True)
+            stack.callback(_forget, path)
             note.truncate(0)
             note.write(json.dumps(about).encode())
             note.flush()
         yield
+
+
+def _forget(note: Path) -> None:
+    # Why the work failed is worth more than that the disk is read-only by now.
+    with suppress(OSError):
+        note.unlink(missing_ok=True)
 
 
 def _resolve(key: str) -> None:

@@ -201,6 +201,17 @@ def test_one_that_is_at_work_is_not_dead(house: House) -> None:
     assert list((house.root / ".begun").iterdir()) == []
 
 
+def test_a_note_that_cannot_be_removed_hides_no_failure(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched, pytest.raises(TransientError, match="the real one"):
+        patched.setattr(Path, "unlink", refuse)
+        with control.alerting("backup_failed", "k", "it failed"):
+            raise TransientError("the real one")
+    assert "the real one" in alerts(house.database)["it failed"][1]
+
+
 def test_nothing_starts_on_a_restore_that_was_interrupted(house: House, say: Say) -> None:
     made = say("create --json")
     (house.root / ".restore").mkdir()
