@@ -205,9 +205,12 @@ def test_a_note_that_cannot_be_removed_hides_no_failure(house: House, monkeypatc
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    with monkeypatch.context() as patched, pytest.raises(TransientError, match="the real one"):
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", refuse)
-        with control.alerting("backup_failed", "k", "it failed"):
+        with (
+            pytest.raises(TransientError, match="the real one"),
+            control.alerting("backup_failed", "k", "it failed"),
+        ):
             raise TransientError("the real one")
     assert "the real one" in alerts(house.database)["it failed"][1]
 
