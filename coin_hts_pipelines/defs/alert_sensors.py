@@ -16,7 +16,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from coin_hts_pipelines import clock
-from coin_hts_pipelines.control.backup import ALERTS
+from coin_hts_pipelines.control.backup import ALERTS, note_killed
 from coin_hts_pipelines.control.instance import open_database
 from coin_hts_pipelines.control.pages import run_url
 from coin_hts_pipelines.control.tasks import TASK_JOB
@@ -274,7 +274,7 @@ def condition_sensor() -> dg.SensorDefinition:
 
 
 def backup_sensor() -> dg.SensorDefinition:
-    """Raise an alert when the newest good backup is too old, whatever kept the schedule from making one."""
+    """Raise an alert when the newest good backup is too old, or a command on backups was killed."""
 
     @dg.sensor(
         name="watch_backups",
@@ -283,6 +283,7 @@ def backup_sensor() -> dg.SensorDefinition:
         description="Raises an alert when there has been no good backup for more than a day.",
     )
     def watch_backups(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        note_killed()
         settings = get_settings()
         since, _, unread = (context.cursor or clock.now().isoformat()).partition(" ")
         try:

@@ -202,8 +202,12 @@ def check_folder(name: str, path: Path, most_percent: float) -> Finding:
 
 
 def check_data_root(settings: Settings) -> Finding:
-    """DATA_ROOT exists, can be written and has room."""
+    """DATA_ROOT exists, can be written, has room, and is no half of two by an interrupted restore."""
+    from coin_hts_pipelines.operations.backup import interrupted_restore  # noqa: PLC0415
+
     settings.root.mkdir(parents=True, exist_ok=True)
+    if problem := interrupted_restore(settings.root):
+        return Finding("data root", "fail", problem)
     return check_folder("data root", settings.root, settings.alert_disk_percent)
 
 

@@ -17,6 +17,7 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG,
 
 from coin_hts_pipelines import clock
 from coin_hts_pipelines.catalog import Coverage, Database, dagster_url
+from coin_hts_pipelines.control.backup import PRUNE_ALERT
 from coin_hts_pipelines.control.tasks import TASK_JOB
 from coin_hts_pipelines.defs import alert_sensors, build_defs
 from coin_hts_pipelines.defs.partitions import RANGE_END, RANGE_START
@@ -599,6 +600,17 @@ def test_the_real_disk_has_a_share(settled: None, monkeypatch: pytest.MonkeyPatc
 
 
 # ---- backups
+
+
+def test_a_prune_that_was_killed_is_said(settled: None, database: Database) -> None:
+    note = get_settings().root / ".begun" / "one.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps(PRUNE_ALERT))
+    with clock.simulated(lambda: START):
+        for _ in range(2):
+            alert_sensors.backup_sensor()(dg.build_sensor_context())
+    assert titles(database) == ["old backups cannot be removed"]
+    assert not note.exists()
 
 
 def test_backups_whose_store_does_not_answer(

@@ -189,6 +189,15 @@ def test_a_fresh_data_root_is_made(settings: Settings) -> None:
     assert settings.root.is_dir()
 
 
+def test_a_data_root_whose_restore_was_interrupted(settings: Settings) -> None:
+    journal = settings.root / ".restore" / "journal.json"
+    journal.parent.mkdir(parents=True)
+    journal.write_text(json.dumps({"id": "one"}))
+    found = check_data_root(settings)
+    assert found.state == "fail"
+    assert "run `coin-hts backup restore one --force` again" in found.detail
+
+
 def test_a_data_root_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     assert guarded("data root", lambda: check_data_root(Settings(home=tmp_path))).state == "fail"
