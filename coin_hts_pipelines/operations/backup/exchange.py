@@ -23,7 +23,7 @@ def interrupted_restore(data_root: Path) -> str | None:
     journal = data_root / STAGING / _JOURNAL
     try:
         backup = json.loads(journal.read_bytes())["id"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"the journal of an interrupted restore, {journal}, cannot be read: {error}"
