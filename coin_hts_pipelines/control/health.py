@@ -125,6 +125,12 @@ def check_postgres(
         text += f", catalog revision {revision or 'none'}"
         if revision == HEAD_REVISION:
             findings = [Finding("postgres", "ok", text)]
+        elif revision is not None and revision > HEAD_REVISION:
+            findings = [
+                Finding(
+                    "postgres", "fail", f"{text}, of a newer version of the project; this one knows {HEAD_REVISION}"
+                )
+            ]
         else:
             findings = [Finding("postgres", "warn", f"{text}; `coin-hts setup` migrates to {HEAD_REVISION}")]
         with database.session() as session:

@@ -110,6 +110,14 @@ def test_an_instance_in_order(settings: Settings, instance: dg.DagsterInstance) 
     assert type(instance.run_storage).__name__ in told["dagster"][1]
 
 
+def test_a_database_of_a_newer_version(settings: Settings, instance: dg.DagsterInstance, database: Database) -> None:
+    with database.session() as session:
+        session.execute(sa.text("UPDATE catalog.alembic_version SET version_num = '9999'"))
+    state, text = found(settings)["postgres"]
+    assert state == "fail"
+    assert "revision 9999, of a newer version" in text
+
+
 def test_without_dagster_yaml(settings: Settings, instance: dg.DagsterInstance) -> None:
     (settings.home / "dagster.yaml").unlink()
     assert found(settings)["dagster"] == (

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from coin_hts_pipelines.catalog import Database
 from coin_hts_pipelines.catalog.database import DAGSTER_SCHEMA
 from coin_hts_pipelines.catalog.models import SCHEMA
+from coin_hts_pipelines.errors import PermanentError
 from coin_hts_pipelines.operations.backup import postgres_tools
 from coin_hts_pipelines.operations.backup.parallel import Asked
 
@@ -50,7 +51,7 @@ def dump_database(database: Database, path: Path, cancelled: Asked) -> Snapshot:
     TransientError
         If Postgres cannot be reached, or goes away.
     PermanentError
-        If no `pg_dump` fits the server.
+        If no `pg_dump` fits the server, or there are no tables.
     """
     with database.session() as session:
         bound = session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -62,6 +63,11 @@ def dump_database(database: Database, path: Path, cancelled: Asked) -> Snapshot:
         number = int(str(execute("SHOW server_version_num")[0][0]))
         tools = postgres_tools.find_tools(number // 10_000)
         tables = count_rows(execute)
+        if not tables:
+            raise PermanentError(
+                f"{database.label} has none of our tables; `coin-hts setup` makes them, and `coin-hts backup restore` "
+                "brings them back"
+            )
         queries = {
             f"{SCHEMA}.results": f"SELECT path FROM {SCHEMA}.results",  # noqa: S608
             f"{SCHEMA}.tasks": f"SELECT path FROM {SCHEMA}.tasks WHERE path IS NOT NULL AND cleaned_at IS NULL",  # noqa: S608

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from coin_hts_pipelines import IntegrityError, TransientError, clock
 from coin_hts_pipelines.errors import Cancelled, InvalidRequest, PermanentError
@@ -199,6 +200,14 @@ def test_what_is_published_after_the_first_reading_is_in(house: House, monkeypat
 def test_a_name_that_cannot_be_kept_is_an_error(house: House, name: str) -> None:
     (house.root / name).write_text("x")
     with pytest.raises(InvalidRequest, match="not valid"):
+        house.back_up()
+    assert list_backups(house.target) == []
+
+
+def test_a_database_that_nobody_set_up_is_no_backup(house: House) -> None:
+    with house.database.session() as session:
+        session.execute(sa.text("DROP SCHEMA catalog, dagster CASCADE"))
+    with pytest.raises(PermanentError, match="`coin-hts setup` makes them"):
         house.back_up()
     assert list_backups(house.target) == []
 
